@@ -1,0 +1,33 @@
+"""What a loader hands to the machine: bytes for RAM and the place where the CPU starts.
+
+The CPU always starts as a PC's CPU does, in real mode. A guest whose entry is defined in protected or long mode
+is entered through a boot stub (firmware/stubs/) that makes the change of mode itself, in guest code.
+"""
+
+from dataclasses import dataclass, field
+
+from ftvm.units import Gpa
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``data`` goes to guest physical address ``gpa``. Segments never overlap and lie inside RAM."""
+
+    gpa: Gpa
+    data: bytes
+
+
+@dataclass(frozen=True)
+class BootPlan:
+    """A start state. ``kind`` names the protocol: flat, multiboot1, multiboot2, linux, pvh, elf64.
+
+    ``cs``:``ip`` is a real-mode address (base = cs * 16); ``registers`` holds initial general registers by lower-case
+    name (``rdx``: boot drive, for example), all others are zero. ``symbols`` maps names to addresses for the debugger.
+    """
+
+    kind: str
+    segments: tuple[Segment, ...]
+    cs: int
+    ip: int
+    registers: dict[str, int] = field(default_factory=dict)
+    symbols: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,70 @@
+"""What crosses the border of a module: outputs it produced in an epoch, inputs it is given at a sync point.
+
+Both are values in a stable encoding (msgpack of tagged structs), so that the monitor can compare the outputs of
+all modules byte for byte and write the inputs into a log.
+"""
+
+import msgspec
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Something the guest did that the outside may learn of, once all modules agree that it was done."""
+
+
+class ConsoleOut(Output, frozen=True, array_like=True, tag="console"):
+    """Bytes that the guest wrote to the serial port (``serial``) or to the debug console (``debug``)."""
+
+    channel: str
+    data: bytes
+
+
+class GuestExit(Output, frozen=True, array_like=True, tag="exit"):
+    """The guest wrote ``code`` to the debug-exit port."""
+
+    code: int
+
+
+class PowerOff(Output, frozen=True, array_like=True, tag="poweroff"):
+    """The guest entered ACPI S5."""
+
+
+class ResetRequest(Output, frozen=True, array_like=True, tag="reset"):
+    """The guest pulled a reset line; ``source`` names it: ``i8042``, ``port-cf9``, ``port-92``."""
+
+    source: str
+
+
+class StopText(Output, frozen=True, array_like=True, tag="stop-text"):
+    """The text the user asked to stop at came on the console."""
+
+
+class Input(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Something from outside that enters all modules at one position."""
+
+
+class ConsoleIn(Input, frozen=True, array_like=True, tag="console"):
+    """Bytes for the serial port's receiver."""
+
+    data: bytes
+
+
+class KeyboardIn(Input, frozen=True, array_like=True, tag="keyboard"):
+    """Scan codes (set 1) for the keyboard controller."""
+
+    scancodes: bytes
+
+
+class TimePassed(Input, frozen=True, array_like=True, tag="time"):
+    """The wall clock moved on while the guest was halted: virtual time may advance to ``until_ns``."""
+
+    until_ns: int
+
+
+_outputs = msgspec.msgpack.Decoder(
+    list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText]
+)
+_inputs = msgspec.msgpack.Decoder(list[ConsoleIn | KeyboardIn | TimePassed])
+
+encode = msgspec.msgpack.Encoder().encode
+decode_outputs = _outputs.decode
+decode_inputs = _inputs.decode
