@@ -1,0 +1,46 @@
+"""Where things are in the guest's physical address space. The board, the loaders and the ACPI tables agree on it here."""
+
+from ftvm.units import GIB, KIB, MIB, Gpa
+
+EBDA = Gpa(0x9FC00)
+"""End of conventional memory; [EBDA, 0xA0000) is reserved, as on a PC."""
+
+VGA_TEXT = Gpa(0xB8000)
+"""80x25 text memory. The whole of [0, 1 MiB) is backed by RAM, so it is plain memory of the module."""
+
+BIOS = Gpa(0xE0000)
+BIOS_BYTES = 128 * KIB
+"""[0xE0000, 0x100000): RSDP and ACPI tables, reserved in the memory map."""
+
+HIGH_MEMORY = Gpa(1 * MIB)
+
+LOW_RAM_LIMIT = Gpa(3 * GIB)
+"""RAM below this address; what does not fit continues at HIGH_RAM."""
+
+HIGH_RAM = Gpa(4 * GIB)
+
+PCI_WINDOW = Gpa(0xE0000000)
+PCI_WINDOW_END = Gpa(0xFEC00000)
+IO_APIC = Gpa(0xFEC00000)
+LOCAL_APIC = Gpa(0xFEE00000)
+
+MIN_RAM_BYTES = 2 * MIB
+MAX_RAM_BYTES = 64 * GIB
+
+
+def usable_ram(ram_bytes: int) -> list[tuple[int, int]]:
+    """The (address, bytes) ranges that a guest may use as RAM, in ascending order."""
+    low = min(ram_bytes, LOW_RAM_LIMIT)
+    ranges = [(0, int(EBDA)), (int(HIGH_MEMORY), low - HIGH_MEMORY)]
+    if ram_bytes > LOW_RAM_LIMIT:
+        ranges.append((int(HIGH_RAM), ram_bytes - LOW_RAM_LIMIT))
+    return ranges
+
+
+def ram_offset(gpa: int, ram_bytes: int) -> int | None:
+    """Offset into the module's RAM of a guest physical address, or None where there is no RAM."""
+    if 0 <= gpa < min(ram_bytes, LOW_RAM_LIMIT):
+        return gpa
+    if HIGH_RAM <= gpa < HIGH_RAM + ram_bytes - LOW_RAM_LIMIT:
+        return gpa - HIGH_RAM + LOW_RAM_LIMIT
+    return None
