@@ -1,0 +1,85 @@
+"""The ``ftvm`` command. Each file beside this one is a subcommand of its name, unless that has a leading underscore.
+
+Such a file defines ``command``, a click command; adding one edits nothing here.
+"""
+
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ftvm import __version__
+from ftvm.errors import FtvmError
+from ftvm.exitcodes import ExitCode
+
+
+class Subcommands(click.Group):
+    """Finds subcommands in this package; a file is imported only when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Subcommands, no_args_is_help=True)
+@click.version_option(__version__, prog_name="ftvm")
+def ftvm() -> None:
+    """A fault-tolerant virtual machine: two CPUs run one unmodified guest in lockstep and are compared as they go.
+
+    \b
+    Example:
+      ftvm guests list            what can be booted by name
+      ftvm run hello              boot a test kernel on two modules
+      ftvm run ./bzImage --append console=ttyS0
+
+    \b
+    Exit codes: 0 the guest ended well, 1 it reported failure, 2 wrong usage,
+    3 unusable file, 4 the host refused something, 5 timeout, 6 the guest
+    crashed or halted for ever, 7 the modules differ (fail-stop), 130 Ctrl-C.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with the documented exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: the process's own) and return its exit code; errors become one line each."""
+    try:
+        code: Any = ftvm.main(args=arguments, prog_name="ftvm", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or ExitCode.OK)
+    except FtvmError as error:
+        return _complain(error.message, error.hint, error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "ftvm"
+        return _complain(error.format_message(), f"'{command} --help' shows how to use it", ExitCode.USAGE)
+    except click.ClickException as error:
+        return _complain(error.format_message(), None, ExitCode.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone. Nobody is there to be told; keep the interpreter from flushing once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.HOST
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", None, ExitCode.HOST)
+
+
+def _complain(message: str, hint: str | None, code: ExitCode) -> ExitCode:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    return code

@@ -1,0 +1,107 @@
+"""Builds what is not Python: the native core (native/) and the guest code (firmware/). Metadata is in pyproject.toml."""
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import ClassVar
+
+from setuptools import Command, setup
+from setuptools.command.build import build as _build
+from setuptools.command.build_ext import build_ext as _build_ext
+
+ROOT = Path(__file__).parent
+
+
+def give_up(what: str, remedy: str) -> SystemExit:
+    return SystemExit(f"error: ftvm cannot be built: {what}; {remedy}")
+
+
+def unicorn_headers() -> Path:
+    """Where the wheel keeps them; found without importing it, which would load the whole engine."""
+    package = importlib.util.find_spec("unicorn")
+    if package is None or package.origin is None:
+        raise give_up("the Python package 'unicorn' is missing", "let pip build ftvm, or: pip install unicorn==2.1.4")
+    return Path(package.origin).parent / "include"
+
+
+def compiler() -> list[str]:
+    """The C compiler's command line, as distutils will find it."""
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def require_program(program: str, package: str) -> None:
+    if shutil.which(program) is None:
+        raise give_up(f"the program {program!r} is missing", f"install it (Debian: apt-get install {package})")
+
+
+def require_header(header: str, package: str) -> None:
+    """Preprocess a file that includes nothing but ``header``."""
+    folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), str(unicorn_headers())]
+    command = [*compiler(), "-E", *(f"-I{folder}" for folder in folders), "-x", "c", "-"]
+    probe = subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True, check=False)
+    if probe.returncode != 0:
+        raise give_up(f"the header <{header}> is missing", f"install it ({package})")
+
+
+class build_firmware(Command):
+    """Build boot stubs and test kernels into ``ftvm/firmware``: guest code, whatever the host's C library is."""
+
+    description = "build the boot stubs and the test kernels"
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+
+    def initialize_options(self) -> None:
+        self.build_lib = None
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("build_py", ("build_lib", "build_lib"))
+
+    @property
+    def out(self) -> Path:
+        return (ROOT if self.editable_mode else Path(self.build_lib)).absolute() / "ftvm" / "firmware"
+
+    def run(self) -> None:
+        require_program("make", "make")
+        require_program("gcc", "gcc")
+        require_program("ld", "binutils")
+        result = subprocess.run(
+            ["make", "--no-print-directory", "-C", "firmware", f"OUT={self.out}"], cwd=ROOT, check=False
+        )
+        if result.returncode != 0:
+            raise give_up("'make -C firmware' failed", "its messages are above")
+
+    def get_source_files(self) -> list[str]:
+        return [str(path.relative_to(ROOT)) for path in (ROOT / "firmware").rglob("*") if path.is_file()]
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in self.out.rglob("*") if path.is_file()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class build_ext(_build_ext):
+    """Build ``ftvm._native``, after a look at what the compiler needs."""
+
+    def run(self) -> None:
+        require_program(compiler()[0], "gcc")
+        require_header("stdint.h", "Debian: apt-get install libc6-dev")
+        require_header("Python.h", "Debian: apt-get install python3-dev")
+        require_header("unicorn/unicorn.h", "pip install unicorn==2.1.4")
+        super().run()
+
+
+class build(_build):
+    sub_commands: ClassVar = [("build_firmware", None), *_build.sub_commands]
+
+
+setup(
+    cffi_modules=["native/build.py:ffibuilder"],
+    cmdclass={"build": build, "build_ext": build_ext, "build_firmware": build_firmware},
+    # cffi keeps to the limited API by itself; one wheel serves every later Python.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
