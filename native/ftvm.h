@@ -142,6 +142,127 @@ extern "Python" void ft_on_cr8_write(void *device, uint32_t value);
 /* The CPU takes the interrupt that INTR announced; the vector, or negative if it went away. */
 extern "Python" int ft_on_interrupt_ack(void *device);
 
+/* ---- Link between the monitor and one module (link.c) ---------------------------------- */
+
+/*
+ * A mailbox is memory shared by the monitor and one module: one command, one report. Commands and
+ * reports alternate; a side that waits spins a little and then sleeps on its doorbell, a nonblocking eventfd
+ * that the other side writes only when told that somebody sleeps there. An ft_link is one side's private
+ * view. The monitor believes nothing that it reads here: see ft_link_collect().
+ */
+typedef struct ft_link ft_link;
+
+typedef struct {
+    uint32_t kind;          /* the caller's; see ftvm/module/link.py */
+    uint32_t payload_bytes; /* that follow the command, at ft_link_command_payload() */
+    uint64_t target;        /* position */
+} ft_command;
+
+typedef struct {
+    uint32_t stop; /* the caller's */
+    uint32_t board_bytes;
+    uint32_t output_bytes;
+    uint32_t detail_bytes;
+    uint32_t written_count; /* pages in the dirty log */
+    uint32_t reserved;
+    uint64_t position;
+    uint64_t wake_ns;
+    ft_arch arch;
+} ft_report;
+
+/* Bytes of the mailbox of a module with `ram_bytes` of RAM. Zeroed memory is an empty mailbox. */
+uint64_t ft_link_mailbox_bytes(uint64_t ram_bytes);
+
+/* NULL: out of memory. The descriptors stay the caller's. */
+ft_link *ft_link_open(void *mailbox, uint64_t ram_bytes, int command_doorbell, int report_doorbell);
+void ft_link_close(ft_link *link);
+
+/* Monitor: post a command. -1: its payload is over ft_link_command_capacity(), or the doorbell failed. */
+int ft_link_post(ft_link *link, const ft_command *command, const void *payload);
+uint64_t ft_link_command_capacity(void);
+
+/*
+ * Monitor: 1 if the report to the newest command is there, 0 after `spins` looks without one. From a 0 on,
+ * the module rings the report doorbell when it is there.
+ */
+int ft_link_reported(ft_link *link, uint32_t spins);
+
+/*
+ * Monitor: copy the report's head into private memory and check its lengths. -1: the module wrote lengths
+ * that cannot be. Then copy what follows the head: board state, outputs and detail, in this order.
+ */
+int ft_link_collect(ft_link *link, ft_report *report);
+void ft_link_report_payload(ft_link *link, const ft_report *report, void *copy);
+
+/*
+ * Module: wait for a command, `spins` looks first; 0 when there is one, 1 when `lifeline` (a socket to the
+ * monitor) was closed, -1 when waiting failed.
+ */
+int ft_link_await_command(ft_link *link, uint32_t spins, int lifeline, ft_command *command);
+const void *ft_link_command_payload(ft_link *link);
+
+/* Module: publish a report. -1: it is longer than a mailbox takes, or the doorbell failed. */
+int ft_link_publish(ft_link *link, const ft_report *report, const void *board, const void *outputs,
+                    const void *detail);
+
+/* The module's dirty log lives in the mailbox: the engine writes it, the monitor reads it. */
+uint32_t *ft_link_written_pages(ft_link *link);
+uint32_t *ft_link_written_count(ft_link *link);
+
+/* Module: be killed when the monitor `parent` dies. -1: it is dead already, or the host refused. */
+int ft_link_die_with(int parent);
+
+/* ---- Voter (voter.c): compares the modules' memory and keeps the verified image ----------- */
+
+/*
+ * The image is private memory of the monitor. What is compared is what is committed: the first module's
+ * pages are copied once, the other modules are compared with the copy, and the copy goes to the image.
+ */
+typedef struct ft_voter ft_voter;
+
+/* One module's memory at a sync point: what its RAM holds, and which pages it wrote since the last one. */
+typedef struct {
+    const void *ram;
+    const uint32_t *written; /* page numbers; may still change under our eyes, so each is read once */
+    uint32_t count;
+} ft_memory;
+
+/* A run of bytes in which at least one module differs from the first (ft_voter_compare) or from the image. */
+typedef struct {
+    uint64_t offset; /* in RAM */
+    uint32_t bytes;
+    uint32_t modules; /* bit m: module m differs in this run */
+} ft_difference;
+
+/* `image` has `ram_bytes`, all zero, and stays the caller's. `threads` counts the caller's own. NULL: out of
+ * memory or threads. At most 32 modules are compared. */
+ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads);
+void ft_voter_close(ft_voter *voter);
+
+/*
+ * Compare the pages that any of `count` modules wrote, byte for byte. Returns the number of pages that
+ * differ, with the first `capacity` runs in `found` and their number in `found_count`; or -1 - m when module
+ * m's list names a page that does not exist.
+ */
+int64_t ft_voter_compare(ft_voter *voter, const ft_memory *memories, uint32_t count, ft_difference *found,
+                         uint32_t capacity, uint32_t *found_count);
+/* After a compare that found nothing: its pages become verified. */
+void ft_voter_commit(ft_voter *voter);
+/* The pages that the last compare looked at; valid until the next one. */
+const uint32_t *ft_voter_pages(const ft_voter *voter, uint32_t *count);
+
+/* Compare `pages` pages from `first` of every module with the image; returns as ft_voter_compare does. */
+int64_t ft_voter_scrub(ft_voter *voter, const ft_memory *memories, uint32_t count, uint32_t first,
+                       uint32_t pages, ft_difference *found, uint32_t capacity, uint32_t *found_count);
+
+/* Write verified memory from outside a module (the start image). -1: not inside RAM. */
+int ft_voter_write(ft_voter *voter, uint64_t offset, const void *data, uint64_t bytes);
+/*
+ * Where the image holds more than zeros: the first such page at or after `page`, and in `count` how many
+ * follow each other from there. The number of RAM pages, and 0, when there is none.
+ */
+uint32_t ft_voter_content(const ft_voter *voter, uint32_t page, uint32_t *count);
+
 /* cdef end */
 
 #endif

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The mailbox between the monitor and one module, and the doorbells beside it. */
+#include "ftvm.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+enum { PAGE_BYTES = 4096, CACHE_LINE = 64, COMMAND_PAYLOAD_BYTES = 1 << 20, REPORT_PAYLOAD_BYTES = 16 << 20 };
+
+/* Shared. Each cache line has one writer, so that a spinning reader disturbs only when there is news. */
+typedef struct {
+    alignas(CACHE_LINE) atomic_uint commands; /* posted so far; the monitor's */
+    atomic_uint monitor_sleeps;
+    alignas(CACHE_LINE) atomic_uint reports; /* published so far; the module's */
+    atomic_uint module_sleeps;
+    alignas(CACHE_LINE) ft_command command;
+    alignas(CACHE_LINE) ft_report report;
+    uint32_t written_count;
+    alignas(PAGE_BYTES) unsigned char command_payload[COMMAND_PAYLOAD_BYTES];
+    unsigned char report_payload[REPORT_PAYLOAD_BYTES];
+    uint32_t written_pages[];
+} mailbox;
+
+struct ft_link {
+    mailbox *box;
+    uint32_t ram_pages;
+    uint32_t turn; /* commands posted or taken by this side */
+    int command_doorbell;
+    int report_doorbell;
+};
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int ring(int doorbell)
+{
+    const uint64_t one = 1;
+    ssize_t n;
+
+    do
+        n = write(doorbell, &one, sizeof one);
+    while (n < 0 && errno == EINTR);
+    /* EAGAIN: the counter is full, so the sleeper has been told more than once. */
+    return n == (ssize_t)sizeof one || errno == EAGAIN ? 0 : -1;
+}
+
+/*
+ * A sequence counter is announced by its writer and awaited by its reader. Writer: counter, then flag.
+ * Reader: flag, then counter. All are sequentially consistent, so one of the two always sees the other: no
+ * wake-up is lost.
+ */
+static int announce(atomic_uint *counter, uint32_t value, atomic_uint *reader_sleeps, int doorbell)
+{
+    atomic_store(counter, value);
+    return atomic_load(reader_sleeps) ? ring(doorbell) : 0;
+}
+
+static int arrived(atomic_uint *counter, uint32_t value, atomic_uint *reader_sleeps, uint32_t spins)
+{
+    for (uint32_t i = 0; i < spins && atomic_load_explicit(counter, memory_order_acquire) != value; i++)
+        relax();
+    atomic_store(reader_sleeps, 1);
+    if (atomic_load(counter) != value)
+        return 0;
+    atomic_store_explicit(reader_sleeps, 0, memory_order_relaxed);
+    return 1;
+}
+
+uint64_t ft_link_mailbox_bytes(uint64_t ram_bytes)
+{
+    uint64_t bytes = sizeof(mailbox) + ram_bytes / PAGE_BYTES * sizeof(uint32_t);
+
+    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+ft_link *ft_link_open(void *memory, uint64_t ram_bytes, int command_doorbell, int report_doorbell)
+{
+    ft_link *link = calloc(1, sizeof *link);
+
+    if (!link)
+        return NULL;
+    link->box = memory;
+    link->ram_pages = (uint32_t)(ram_bytes / PAGE_BYTES);
+    link->command_doorbell = command_doorbell;
+    link->report_doorbell = report_doorbell;
+    return link;
+}
+
+void ft_link_close(ft_link *link)
+{
+    free(link);
+}
+
+uint64_t ft_link_command_capacity(void)
+{
+    return COMMAND_PAYLOAD_BYTES;
+}
+
+int ft_link_post(ft_link *link, const ft_command *command, const void *payload)
+{
+    mailbox *box = link->box;
+
+    if (command->payload_bytes > COMMAND_PAYLOAD_BYTES)
+        return -1;
+    if (command->payload_bytes)
+        memcpy(box->command_payload, payload, command->payload_bytes);
+    box->command = *command;
+    return announce(&box->commands, ++link->turn, &box->module_sleeps, link->command_doorbell);
+}
+
+int ft_link_reported(ft_link *link, uint32_t spins)
+{
+    return arrived(&link->box->reports, link->turn, &link->box->monitor_sleeps, spins);
+}
+
+int ft_link_collect(ft_link *link, ft_report *report)
+{
+    uint64_t payload_bytes;
+
+    *report = link->box->report;
+    report->written_count = link->box->written_count;
+    /* What is checked is the copy: a faulty module may go on writing. */
+    atomic_signal_fence(memory_order_seq_cst);
+    payload_bytes = (uint64_t)report->board_bytes + report->output_bytes + report->detail_bytes;
+    return payload_bytes <= REPORT_PAYLOAD_BYTES && report->written_count <= link->ram_pages ? 0 : -1;
+}
+
+void ft_link_report_payload(ft_link *link, const ft_report *report, void *copy)
+{
+    memcpy(copy, link->box->report_payload,
+           (size_t)report->board_bytes + report->output_bytes + report->detail_bytes);
+}
+
+int ft_link_await_command(ft_link *link, uint32_t spins, int lifeline, ft_command *command)
+{
+    mailbox *box = link->box;
+    struct pollfd wait[2] = {{.fd = link->command_doorbell, .events = POLLIN},
+                             {.fd = lifeline, .events = POLLIN}};
+    uint64_t rings;
+
+    link->turn++;
+    while (!arrived(&box->commands, link->turn, &box->module_sleeps, spins)) {
+        if (poll(wait, 2, -1) < 0 && errno != EINTR)
+            return -1;
+        if (wait[0].revents && read(link->command_doorbell, &rings, sizeof rings) < 0 && errno != EAGAIN)
+            return -1;
+        /* The monitor sends nothing on this socket any more: readable means closed. */
+        if (wait[1].revents)
+            return 1;
+    }
+    *command = box->command;
+    return command->payload_bytes <= COMMAND_PAYLOAD_BYTES ? 0 : -1;
+}
+
+const void *ft_link_command_payload(ft_link *link)
+{
+    return link->box->command_payload;
+}
+
+int ft_link_publish(ft_link *link, const ft_report *report, const void *board, const void *outputs,
+                    const void *detail)
+{
+    mailbox *box = link->box;
+    unsigned char *end = box->report_payload;
+
+    if ((uint64_t)report->board_bytes + report->output_bytes + report->detail_bytes > REPORT_PAYLOAD_BYTES)
+        return -1;
+    memcpy(end, board, report->board_bytes);
+    end += report->board_bytes;
+    memcpy(end, outputs, report->output_bytes);
+    end += report->output_bytes;
+    memcpy(end, detail, report->detail_bytes);
+    box->report = *report;
+    return announce(&box->reports, link->turn, &box->monitor_sleeps, link->report_doorbell);
+}
+
+uint32_t *ft_link_written_pages(ft_link *link)
+{
+    return link->box->written_pages;
+}
+
+uint32_t *ft_link_written_count(ft_link *link)
+{
+    return &link->box->written_count;
+}
+
+int ft_link_die_with(int parent)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+        return -1;
+    /* It may have died before the line above. */
+    return getppid() == parent ? 0 : -1;
+}

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Compares the modules' memory page by page, on several threads, and keeps the verified image. */
+#include "ftvm.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    PAGE_BYTES = 4096,
+    CHUNK_PAGES = 16, /* one claim of work: some 10 us */
+    ALONE_PAGES = 48, /* up to here, waking a helper takes longer than the work */
+    SPINS = 2000,
+    MAX_MEMORIES = 32 /* bits in ft_difference.modules */
+};
+
+/* Staging that grew past this goes back to the host after the commit. */
+static const uint32_t STAGED_PAGES_KEPT = 16384;
+
+typedef void page_work(ft_voter *v, uint32_t first, uint32_t end);
+
+struct ft_voter {
+    unsigned char *image;
+    uint32_t ram_pages;
+    unsigned char *verified; /* per page: it may hold more than zeros */
+
+    uint32_t *pages; /* of the last comparison */
+    uint32_t page_count;
+    unsigned char *staged; /* the first module's pages[i], at i * PAGE_BYTES */
+    uint32_t *listed;      /* per page: the newest comparison that has it in `pages` */
+    uint32_t comparison;
+
+    /* The job at hand: `work` on items 0..items-1, in chunks. A thread reads it only after it took a chunk.
+     */
+    page_work *work;
+    uint32_t items;
+    const ft_memory *memories;
+    uint32_t memory_count;
+    uint32_t scrub_first;
+    atomic_uint chunks_left;
+    atomic_uint chunks_done;
+    atomic_uint pages_differing;
+
+    pthread_t *helpers;
+    uint32_t helper_count;
+    pthread_mutex_t lock;
+    pthread_cond_t news;
+    uint32_t sleepers; /* under lock */
+    int closing;       /* under lock */
+};
+
+/* ---- Threads: one job at a time, taken in chunks. A helper that comes late finds no chunk left. ---- */
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_chunks(ft_voter *v)
+{
+    unsigned left = atomic_load(&v->chunks_left);
+
+    while (left) {
+        uint32_t first, end;
+
+        if (!atomic_compare_exchange_weak(&v->chunks_left, &left, left - 1))
+            continue;
+        first = (left - 1) * CHUNK_PAGES;
+        end = v->items - first < CHUNK_PAGES ? v->items : first + CHUNK_PAGES;
+        v->work(v, first, end);
+        atomic_fetch_add(&v->chunks_done, 1);
+        left = atomic_load(&v->chunks_left);
+    }
+}
+
+static void *help(void *voter)
+{
+    ft_voter *v = voter;
+    int closing = 0;
+
+    while (!closing) {
+        take_chunks(v);
+        /* The next job often follows at once: commit after compare. */
+        for (int i = 0; i < SPINS && !atomic_load_explicit(&v->chunks_left, memory_order_relaxed); i++)
+            relax();
+        pthread_mutex_lock(&v->lock);
+        v->sleepers++;
+        while (!atomic_load(&v->chunks_left) && !v->closing)
+            pthread_cond_wait(&v->news, &v->lock);
+        v->sleepers--;
+        closing = v->closing;
+        pthread_mutex_unlock(&v->lock);
+    }
+    return NULL;
+}
+
+static void do_together(ft_voter *v, page_work *work, uint32_t items)
+{
+    uint32_t chunks = (items + CHUNK_PAGES - 1) / CHUNK_PAGES;
+
+    if (items <= ALONE_PAGES || v->helper_count == 0) {
+        work(v, 0, items);
+        return;
+    }
+    v->work = work;
+    v->items = items;
+    atomic_store(&v->chunks_done, 0);
+    atomic_store(&v->chunks_left, chunks);
+    pthread_mutex_lock(&v->lock);
+    if (v->sleepers)
+        pthread_cond_broadcast(&v->news);
+    pthread_mutex_unlock(&v->lock);
+    take_chunks(v);
+    for (int i = 0; atomic_load(&v->chunks_done) != chunks; i++) {
+        if (i < SPINS)
+            relax();
+        else
+            sched_yield();
+    }
+}
+
+static int start_helpers(ft_voter *v, uint32_t count)
+{
+    sigset_t all, before;
+    int failed = 0;
+
+    if (count == 0)
+        return 0;
+    v->helpers = calloc(count, sizeof *v->helpers);
+    if (!v->helpers)
+        return -1;
+    /* Signals belong to the caller's threads. */
+    sigfillset(&all);
+    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
+        return -1;
+    while (!failed && v->helper_count < count) {
+        failed = pthread_create(&v->helpers[v->helper_count], NULL, help, v) != 0;
+        v->helper_count += !failed;
+    }
+    if (pthread_sigmask(SIG_SETMASK, &before, NULL) != 0)
+        failed = 1;
+    return failed ? -1 : 0;
+}
+
+static void stop_helpers(ft_voter *v)
+{
+    pthread_mutex_lock(&v->lock);
+    v->closing = 1;
+    pthread_cond_broadcast(&v->news);
+    pthread_mutex_unlock(&v->lock);
+    for (uint32_t i = 0; i < v->helper_count; i++)
+        pthread_join(v->helpers[i], NULL);
+    free(v->helpers);
+}
+
+/* ---- Life ---- */
+
+ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads)
+{
+    ft_voter *v = calloc(1, sizeof *v);
+
+    if (!v)
+        return NULL;
+    if (pthread_mutex_init(&v->lock, NULL) != 0) {
+        free(v);
+        return NULL;
+    }
+    if (pthread_cond_init(&v->news, NULL) != 0) {
+        pthread_mutex_destroy(&v->lock);
+        free(v);
+        return NULL;
+    }
+    v->image = image;
+    v->ram_pages = (uint32_t)(ram_bytes / PAGE_BYTES);
+    v->verified = calloc(v->ram_pages, 1);
+    v->pages = malloc(v->ram_pages * sizeof *v->pages);
+    v->listed = calloc(v->ram_pages, sizeof *v->listed);
+    v->staged =
+        mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (v->staged == MAP_FAILED)
+        v->staged = NULL;
+    else /* four times fewer nanoseconds per first touch; a kernel without huge pages may refuse */
+        madvise(v->staged, ram_bytes, MADV_HUGEPAGE);
+    if (!v->verified || !v->pages || !v->listed || !v->staged || start_helpers(v, threads - 1) != 0) {
+        ft_voter_close(v);
+        return NULL;
+    }
+    return v;
+}
+
+void ft_voter_close(ft_voter *v)
+{
+    stop_helpers(v);
+    pthread_cond_destroy(&v->news);
+    pthread_mutex_destroy(&v->lock);
+    if (v->staged)
+        munmap(v->staged, (size_t)v->ram_pages * PAGE_BYTES);
+    free(v->listed);
+    free(v->pages);
+    free(v->verified);
+    free(v);
+}
+
+/* ---- Differences ---- */
+
+/* Which memories differ from `truth` in this byte of the page. */
+static uint32_t differs_at(const ft_voter *v, const unsigned char *truth, uint64_t page_offset, uint32_t byte)
+{
+    uint32_t modules = 0;
+
+    for (uint32_t m = 0; m < v->memory_count; m++)
+        if (((const unsigned char *)v->memories[m].ram)[page_offset + byte] != truth[byte])
+            modules |= 1u << m;
+    return modules;
+}
+
+/* Append the page's runs of differing bytes; returns how many there are in `found` now. */
+static uint32_t find_runs(const ft_voter *v, const unsigned char *truth, uint32_t page, ft_difference *found,
+                          uint32_t capacity, uint32_t count)
+{
+    uint64_t page_offset = (uint64_t)page * PAGE_BYTES;
+    int in_run = 0;
+
+    for (uint32_t byte = 0; byte < PAGE_BYTES; byte++) {
+        uint32_t modules = differs_at(v, truth, page_offset, byte);
+
+        if (modules && !in_run) {
+            if (count == capacity)
+                break;
+            found[count++] = (ft_difference){.offset = page_offset + byte};
+        }
+        if (modules) {
+            found[count - 1].bytes++;
+            found[count - 1].modules |= modules;
+        }
+        in_run = modules != 0;
+    }
+    return count;
+}
+
+static int page_differs(const ft_voter *v, const unsigned char *truth, uint32_t page, uint32_t first_memory)
+{
+    for (uint32_t m = first_memory; m < v->memory_count; m++)
+        if (memcmp(truth, (const unsigned char *)v->memories[m].ram + (uint64_t)page * PAGE_BYTES,
+                   PAGE_BYTES) != 0)
+            return 1;
+    return 0;
+}
+
+/* ---- Compare and commit ---- */
+
+/* The union of the lists, each page once. Returns 0, or -1 - m when module m's list is impossible. */
+static int64_t unite(ft_voter *v)
+{
+    v->page_count = 0;
+    if (++v->comparison == 0) {
+        memset(v->listed, 0, v->ram_pages * sizeof *v->listed);
+        v->comparison = 1;
+    }
+    for (uint32_t m = 0; m < v->memory_count; m++) {
+        for (uint32_t i = 0; i < v->memories[m].count; i++) {
+            uint32_t page = ((const volatile uint32_t *)v->memories[m].written)[i];
+
+            if (page >= v->ram_pages)
+                return -1 - (int64_t)m;
+            if (v->listed[page] == v->comparison)
+                continue;
+            v->listed[page] = v->comparison;
+            v->pages[v->page_count++] = page;
+        }
+    }
+    return 0;
+}
+
+static void stage_and_compare(ft_voter *v, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++) {
+        unsigned char *truth = v->staged + (uint64_t)i * PAGE_BYTES;
+
+        memcpy(truth, (const unsigned char *)v->memories[0].ram + (uint64_t)v->pages[i] * PAGE_BYTES,
+               PAGE_BYTES);
+        if (page_differs(v, truth, v->pages[i], 1))
+            atomic_fetch_add(&v->pages_differing, 1);
+    }
+}
+
+static void begin(ft_voter *v, const ft_memory *memories, uint32_t count)
+{
+    v->memories = memories;
+    v->memory_count = count < MAX_MEMORIES ? count : MAX_MEMORIES;
+    atomic_store(&v->pages_differing, 0);
+}
+
+int64_t ft_voter_compare(ft_voter *v, const ft_memory *memories, uint32_t count, ft_difference *found,
+                         uint32_t capacity, uint32_t *found_count)
+{
+    int64_t bad_list;
+    uint32_t differing;
+
+    *found_count = 0;
+    begin(v, memories, count);
+    bad_list = unite(v);
+    if (bad_list) {
+        v->page_count = 0;
+        return bad_list;
+    }
+    do_together(v, stage_and_compare, v->page_count);
+    differing = atomic_load(&v->pages_differing);
+    for (uint32_t i = 0; differing && i < v->page_count && *found_count < capacity; i++) {
+        const unsigned char *truth = v->staged + (uint64_t)i * PAGE_BYTES;
+
+        if (page_differs(v, truth, v->pages[i], 1))
+            *found_count = find_runs(v, truth, v->pages[i], found, capacity, *found_count);
+    }
+    return differing;
+}
+
+static void fold(ft_voter *v, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++) {
+        memcpy(v->image + (uint64_t)v->pages[i] * PAGE_BYTES, v->staged + (uint64_t)i * PAGE_BYTES,
+               PAGE_BYTES);
+        v->verified[v->pages[i]] = 1;
+    }
+}
+
+void ft_voter_commit(ft_voter *v)
+{
+    do_together(v, fold, v->page_count);
+    if (v->page_count > STAGED_PAGES_KEPT)
+        madvise(v->staged, (size_t)v->page_count * PAGE_BYTES, MADV_DONTNEED);
+}
+
+const uint32_t *ft_voter_pages(const ft_voter *v, uint32_t *count)
+{
+    *count = v->page_count;
+    return v->pages;
+}
+
+/* ---- Scrub ---- */
+
+static void scrub(ft_voter *v, uint32_t first, uint32_t end)
+{
+    for (uint32_t page = v->scrub_first + first; page < v->scrub_first + end; page++)
+        if (page_differs(v, v->image + (uint64_t)page * PAGE_BYTES, page, 0))
+            atomic_fetch_add(&v->pages_differing, 1);
+}
+
+int64_t ft_voter_scrub(ft_voter *v, const ft_memory *memories, uint32_t count, uint32_t first, uint32_t pages,
+                       ft_difference *found, uint32_t capacity, uint32_t *found_count)
+{
+    uint32_t differing, end;
+
+    *found_count = 0;
+    if (first >= v->ram_pages)
+        return 0;
+    end = v->ram_pages - first < pages ? v->ram_pages : first + pages;
+    begin(v, memories, count);
+    v->scrub_first = first;
+    do_together(v, scrub, end - first);
+    differing = atomic_load(&v->pages_differing);
+    for (uint32_t page = first; differing && page < end && *found_count < capacity; page++) {
+        const unsigned char *truth = v->image + (uint64_t)page * PAGE_BYTES;
+
+        if (page_differs(v, truth, page, 0))
+            *found_count = find_runs(v, truth, page, found, capacity, *found_count);
+    }
+    return differing;
+}
+
+/* ---- The image as a whole ---- */
+
+int ft_voter_write(ft_voter *v, uint64_t offset, const void *data, uint64_t bytes)
+{
+    uint64_t ram_bytes = (uint64_t)v->ram_pages * PAGE_BYTES;
+
+    if (offset > ram_bytes || bytes > ram_bytes - offset)
+        return -1;
+    if (bytes == 0)
+        return 0;
+    memcpy(v->image + offset, data, bytes);
+    memset(v->verified + offset / PAGE_BYTES, 1, (offset + bytes - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1);
+    return 0;
+}
+
+static int is_zero(const unsigned char *page)
+{
+    return page[0] == 0 && memcmp(page, page + 1, PAGE_BYTES - 1) == 0;
+}
+
+uint32_t ft_voter_content(const ft_voter *v, uint32_t page, uint32_t *count)
+{
+    uint32_t end;
+
+    while (page < v->ram_pages && (!v->verified[page] || is_zero(v->image + (uint64_t)page * PAGE_BYTES)))
+        page++;
+    end = page;
+    while (end < v->ram_pages && v->verified[end] && !is_zero(v->image + (uint64_t)end * PAGE_BYTES))
+        end++;
+    *count = end - page;
+    return page;
+}
