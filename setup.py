@@ -1,4 +1,4 @@
-"""Builds what is not Python: the native core (native/) and the guest code (firmware/). Metadata is in pyproject.toml."""
+"""Builds what is not Python: the native core (native/) and the guest code (firmware/). Metadata: pyproject.toml."""
 
 import importlib.util
 import os
@@ -13,7 +13,9 @@ from setuptools import Command, setup
 from setuptools.command.build import build as _build
 from setuptools.command.build_ext import build_ext as _build_ext
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.resolve()
+PRODUCTS = ("stubs", "kernels")
+"""What the package needs of what firmware/Makefile makes."""
 
 
 def give_up(what: str, remedy: str) -> SystemExit:
@@ -48,7 +50,7 @@ def require_header(header: str, package: str) -> None:
 
 
 class build_firmware(Command):
-    """Build boot stubs and test kernels into ``ftvm/firmware``: guest code, whatever the host's C library is."""
+    """Build boot stubs and test kernels (guest code) and put them into the package as ``ftvm/firmware``."""
 
     description = "build the boot stubs and the test kernels"
     user_options: ClassVar[list[tuple[str, str | None, str]]] = []
@@ -60,25 +62,25 @@ class build_firmware(Command):
     def finalize_options(self) -> None:
         self.set_undefined_options("build_py", ("build_lib", "build_lib"))
 
-    @property
-    def out(self) -> Path:
-        return (ROOT if self.editable_mode else Path(self.build_lib)).absolute() / "ftvm" / "firmware"
+    def destination(self) -> Path:
+        return (ROOT if self.editable_mode else Path(self.build_lib)) / "ftvm" / "firmware"
 
     def run(self) -> None:
         require_program("make", "make")
         require_program("gcc", "gcc")
         require_program("ld", "binutils")
-        result = subprocess.run(
-            ["make", "--no-print-directory", "-C", "firmware", f"OUT={self.out}"], cwd=ROOT, check=False
-        )
-        if result.returncode != 0:
+        made = ROOT / "build" / "firmware"
+        make = ["make", "--no-print-directory", "-C", str(ROOT / "firmware"), f"OUT={made}"]
+        if subprocess.run(make, check=False).returncode != 0:
             raise give_up("'make -C firmware' failed", "its messages are above")
+        for product in PRODUCTS:
+            shutil.copytree(made / product, self.destination() / product, dirs_exist_ok=True)
 
     def get_source_files(self) -> list[str]:
         return [str(path.relative_to(ROOT)) for path in (ROOT / "firmware").rglob("*") if path.is_file()]
 
     def get_outputs(self) -> list[str]:
-        return [str(path) for path in self.out.rglob("*") if path.is_file()]
+        return [str(path) for path in self.destination().rglob("*") if path.is_file()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}

@@ -31,9 +31,10 @@ class Subcommands(click.Group):
         return command
 
 
-@click.group(cls=Subcommands, no_args_is_help=True)
+@click.group(cls=Subcommands, invoke_without_command=True)
 @click.version_option(__version__, prog_name="ftvm")
-def ftvm() -> None:
+@click.pass_context
+def ftvm(ctx: click.Context) -> int:
     """A fault-tolerant virtual machine: two CPUs run one unmodified guest in lockstep and are compared as they go.
 
     \b
@@ -47,6 +48,9 @@ def ftvm() -> None:
     3 unusable file, 4 the host refused something, 5 timeout, 6 the guest
     crashed or halted for ever, 7 the modules differ (fail-stop), 130 Ctrl-C.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+    return ExitCode.USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

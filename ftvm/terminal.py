@@ -1,0 +1,83 @@
+"""The user's terminal as the guest's console: every key goes to the guest, except after Ctrl-A.
+
+The keys are those of QEMU's ``-nographic``, so that fingers need not learn.
+"""
+
+import os
+import termios
+from enum import Enum
+from types import TracebackType
+
+ESCAPE = 0x01  # Ctrl-A
+
+KEYS_HINT = "Ctrl-A x ends the machine, Ctrl-A h shows more keys"
+KEYS_HELP = """\
+Ctrl-A x       end the machine
+Ctrl-A h       show this help
+Ctrl-A Ctrl-A  send Ctrl-A to the guest
+"""
+
+
+class Command(Enum):
+    """What the user asked of ftvm, not of the guest."""
+
+    QUIT = "quit"
+    HELP = "help"
+
+
+_COMMANDS = {ord("x"): Command.QUIT, ord("X"): Command.QUIT, ord("h"): Command.HELP, ord("?"): Command.HELP}
+
+
+class KeyFilter:
+    """Tells the guest's keys from ours. A prefix may come in one read and its key in the next."""
+
+    def __init__(self) -> None:
+        self._escaped = False
+
+    def feed(self, typed: bytes) -> tuple[bytes, list[Command]]:
+        """Bytes for the guest, and the commands that stood between them. Unknown keys after Ctrl-A do nothing."""
+        for_guest = bytearray()
+        commands = []
+        for key in typed:
+            if not self._escaped and key == ESCAPE:
+                self._escaped = True
+                continue
+            if not self._escaped or key == ESCAPE:
+                for_guest.append(key)
+            elif key in _COMMANDS:
+                commands.append(_COMMANDS[key])
+            self._escaped = False
+        return bytes(for_guest), commands
+
+
+def in_foreground(fd: int) -> bool:
+    """Whether ``fd`` is a terminal whose keys come to this process (a shell's background job must not touch it)."""
+    return os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp()
+
+
+class RawTerminal:
+    """As a context manager: ``fd`` passes every key at once and unechoed; its old mode is back afterwards.
+
+    A pipe or a file needs no mode, and is left alone.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._saved = termios.tcgetattr(fd) if os.isatty(fd) else None
+
+    def __enter__(self) -> None:
+        if self._saved is None:
+            return
+        mode = termios.tcgetattr(self._fd)
+        mode[0] &= ~(termios.BRKINT | termios.ICRNL | termios.INPCK | termios.ISTRIP | termios.IXON)
+        # Output processing stays on: many a small kernel ends its lines with a bare newline.
+        mode[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.ISIG)
+        mode[6][termios.VMIN] = 1
+        mode[6][termios.VTIME] = 0
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._saved is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
