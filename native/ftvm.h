@@ -64,12 +64,15 @@ typedef struct {
     uint64_t apic_base;
     uint64_t misc_enable;
     uint64_t spec_ctrl;
+    uint64_t debug_ctl;
     uint64_t mtrr_def_type;
     uint64_t mtrr_fixed[11];
     uint64_t mtrr_base[8];
     uint64_t mtrr_mask[8];
     uint32_t interrupt_shadow; /* 1 for the instruction after STI or MOV SS */
     uint32_t halted;           /* 1 between HLT and the interrupt that ends it */
+    uint32_t nmi_pending;
+    uint32_t nmi_blocked; /* 1 from the delivery of an NMI to the next IRET */
     uint32_t fpu_control;
     uint32_t fpu_status; /* with TOP in bits 11..13 */
     uint32_t fpu_tags;   /* abridged, as FXSAVE has it: bit n set = ST slot n in use */
@@ -105,6 +108,8 @@ const char *ft_cpu_error(const ft_cpu *cpu);
 /* For devices, also during a callback. */
 uint64_t ft_cpu_position(const ft_cpu *cpu);
 uint64_t ft_cpu_now_ns(const ft_cpu *cpu);
+uint64_t ft_cpu_tsc(const ft_cpu *cpu);
+int ft_cpu_interrupts_enabled(const ft_cpu *cpu); /* RFLAGS.IF */
 void ft_cpu_request_stop(ft_cpu *cpu);                      /* at the next block entry */
 void ft_cpu_limit(ft_cpu *cpu, uint64_t position);          /* lower the limit of the running ft_cpu_run */
 void ft_cpu_set_interrupt_line(ft_cpu *cpu, int level);     /* INTR; ft_on_interrupt_ack() names the vector */
@@ -113,7 +118,8 @@ void ft_cpu_raise_nmi(ft_cpu *cpu);
 void ft_cpu_skip_to_ns(ft_cpu *cpu, uint64_t ns);
 
 void ft_cpu_save(const ft_cpu *cpu, ft_arch *arch);
-int ft_cpu_load(ft_cpu *cpu, const ft_arch *arch); /* -1: the state is not one a CPU can be in */
+/* Interrupt line and dirty log are not part of it: the owner sets the line and rearms the log. */
+void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch);
 
 /*
  * The dirty log: RAM pages (offset / 4096) in order of their first write since the last rearm, each
@@ -128,19 +134,20 @@ int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_
 void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
 void ft_cpu_flush_tlb(ft_cpu *cpu);
 
-/* Called on devices by the running CPU; `size` in bytes. */
-extern "Python" uint32_t ft_on_port_read(void *device, uint32_t port, uint32_t size);
-extern "Python" void ft_on_port_write(void *device, uint32_t port, uint32_t size, uint32_t value);
-extern "Python" uint64_t ft_on_mmio_read(void *device, uint64_t gpa, uint32_t size);
-extern "Python" void ft_on_mmio_write(void *device, uint64_t gpa, uint32_t size, uint64_t value);
+/* Called on devices by the running CPU; `size` in bytes. Whoever links the core defines ft_on_*: in the
+ * extension module they are Python functions (build.py). */
+uint32_t ft_on_port_read(void *device, uint32_t port, uint32_t size);
+void ft_on_port_write(void *device, uint32_t port, uint32_t size, uint32_t value);
+uint64_t ft_on_mmio_read(void *device, uint64_t gpa, uint32_t size);
+void ft_on_mmio_write(void *device, uint64_t gpa, uint32_t size, uint64_t value);
 /* MSRs that belong to a chip (the local APIC): 0 = done, -1 = #GP. */
-extern "Python" int ft_on_msr_read(void *device, uint32_t index, uint64_t *value);
-extern "Python" int ft_on_msr_write(void *device, uint32_t index, uint64_t value);
+int ft_on_msr_read(void *device, uint32_t index, uint64_t *value);
+int ft_on_msr_write(void *device, uint32_t index, uint64_t value);
 /* CR8: the task priority of the local APIC. */
-extern "Python" uint32_t ft_on_cr8_read(void *device);
-extern "Python" void ft_on_cr8_write(void *device, uint32_t value);
+uint32_t ft_on_cr8_read(void *device);
+void ft_on_cr8_write(void *device, uint32_t value);
 /* The CPU takes the interrupt that INTR announced; the vector, or negative if it went away. */
-extern "Python" int ft_on_interrupt_ack(void *device);
+int ft_on_interrupt_ack(void *device);
 
 /* ---- Link between the monitor and one module (link.c) ---------------------------------- */
 
@@ -189,10 +196,12 @@ int ft_link_reported(ft_link *link, uint32_t spins);
 
 /*
  * Monitor: copy the report's head into private memory and check its lengths. -1: the module wrote lengths
- * that cannot be. Then copy what follows the head: board state, outputs and detail, in this order.
+ * that cannot be. Board state, outputs and detail follow each other in the payload, of
+ * ft_link_report_capacity() bytes.
  */
 int ft_link_collect(ft_link *link, ft_report *report);
-void ft_link_report_payload(ft_link *link, const ft_report *report, void *copy);
+const void *ft_link_report_payload(ft_link *link);
+uint64_t ft_link_report_capacity(void);
 
 /*
  * Module: wait for a command, `spins` looks first; 0 when there is one, 1 when `lifeline` (a socket to the

@@ -1,0 +1,208 @@
+"""One CPU of a module: the native core's ``ft_cpu`` over a piece of memory, and the devices it talks to."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ftvm._native import ffi, lib
+from ftvm.errors import EngineError
+from ftvm.units import NS_PER_BLOCK
+
+STOP_POSITION: int = lib.FT_STOP_POSITION
+STOP_REQUEST: int = lib.FT_STOP_REQUEST
+STOP_HALT: int = lib.FT_STOP_HALT
+STOP_CRASH: int = lib.FT_STOP_CRASH
+STOP_ENGINE: int = lib.FT_STOP_ENGINE
+
+ARCH_BYTES: int = ffi.sizeof("ft_arch")
+
+
+class Devices(Protocol):
+    """What a running CPU calls. Sizes are in bytes, values unsigned, addresses guest physical."""
+
+    def port_read(self, port: int, size: int) -> int: ...
+    def port_write(self, port: int, size: int, value: int) -> None: ...
+    def mmio_read(self, gpa: int, size: int) -> int: ...
+    def mmio_write(self, gpa: int, size: int, value: int) -> None: ...
+
+    def msr_read(self, index: int) -> int | None:
+        """None raises #GP."""
+        ...
+
+    def msr_write(self, index: int, value: int) -> bool:
+        """False raises #GP."""
+        ...
+
+    def cr8_read(self) -> int: ...
+    def cr8_write(self, value: int) -> None: ...
+
+    def interrupt_ack(self) -> int:
+        """The vector of the interrupt that the line announced; negative if it went away."""
+        ...
+
+
+class Cpu:
+    """A CPU in its reset state, over ``ram`` (a writable buffer of whole pages, which must outlive it).
+
+    Raises EngineError when the engine is not the one this build was made for. Runs on one thread. An exception in a
+    device does not unwind through the engine: it ends the run at the next block entry and is raised from there.
+    """
+
+    def __init__(self, ram: Any) -> None:
+        self._ram = ffi.from_buffer(ram, require_writable=True)
+        self._devices: Devices | None = None
+        self._raised: BaseException | None = None
+        self._self = ffi.new_handle(self)
+        error = ffi.new("char[256]")
+        self._cpu = lib.ft_cpu_open(self._ram, len(self._ram), NS_PER_BLOCK, self._self, error, len(error))
+        if self._cpu == ffi.NULL:
+            raise EngineError(ffi.string(error).decode())
+        # Bound once: devices ask for the time at nearly every access.
+        cpu = self._cpu
+        self.position: Callable[[], int] = lambda: lib.ft_cpu_position(cpu)
+        self.now_ns: Callable[[], int] = lambda: lib.ft_cpu_now_ns(cpu)
+        self.tsc: Callable[[], int] = lambda: lib.ft_cpu_tsc(cpu)
+
+    def connect(self, devices: Devices) -> None:
+        """Must be called before the first ``run``."""
+        self._devices = devices
+
+    def close(self) -> None:
+        if self._cpu != ffi.NULL:
+            lib.ft_cpu_close(self._cpu)
+            self._cpu = ffi.NULL
+
+    def run(self, position: int) -> int:
+        """Run until ``position`` at the latest; returns one of STOP_*."""
+        stop: int = lib.ft_cpu_run(self._cpu, position)
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+        return stop
+
+    def error(self) -> str:
+        """What the engine said when the last run ended with STOP_ENGINE or STOP_CRASH; may be empty."""
+        text: bytes = ffi.string(lib.ft_cpu_error(self._cpu))
+        return text.decode(errors="replace")
+
+    def interrupts_enabled(self) -> bool:
+        return bool(lib.ft_cpu_interrupts_enabled(self._cpu))
+
+    def request_stop(self) -> None:
+        """Stop at the next block entry."""
+        lib.ft_cpu_request_stop(self._cpu)
+
+    def limit(self, position: int) -> None:
+        """Let the current run end at ``position`` if it would end later."""
+        lib.ft_cpu_limit(self._cpu, position)
+
+    def set_interrupt_line(self, level: bool) -> None:
+        lib.ft_cpu_set_interrupt_line(self._cpu, level)
+
+    def raise_nmi(self) -> None:
+        lib.ft_cpu_raise_nmi(self._cpu)
+
+    def skip_to_ns(self, now_ns: int) -> None:
+        """Let virtual time jump forward; only between runs."""
+        lib.ft_cpu_skip_to_ns(self._cpu, now_ns)
+
+    def save(self, into: Any) -> None:
+        """Write the architectural state into ``into``, a buffer of ARCH_BYTES or a ``ft_arch *``."""
+        lib.ft_cpu_save(self._cpu, _arch(into))
+
+    def load(self, state: Any) -> None:
+        """Take over an architectural state. The TLB is cold afterwards; translated code stays."""
+        lib.ft_cpu_load(self._cpu, _arch(state))
+
+    def set_dirty_log(self, pages: Any, count: Any) -> None:
+        """Log written pages to ``pages`` (``uint32_t *``, one entry per RAM page) and ``count`` (``uint32_t *``)."""
+        lib.ft_cpu_set_dirty_log(self._cpu, pages, count)
+
+    def rearm_dirty_log(self) -> None:
+        lib.ft_cpu_rearm_dirty_log(self._cpu)
+
+    def write_ram(self, offset: int, data: bytes) -> None:
+        """Write as a device does: logged, and code translated from these pages is dropped."""
+        if lib.ft_cpu_write_ram(self._cpu, offset, data, len(data)) != 0:
+            raise IndexError(f"RAM offset {offset:#x} + {len(data)} is outside RAM")
+
+    def invalidate_code(self, offset: int, size: int) -> None:
+        """RAM was changed behind the engine's back: drop code translated from these bytes."""
+        lib.ft_cpu_invalidate_code(self._cpu, offset, size)
+
+    def flush_tlb(self) -> None:
+        lib.ft_cpu_flush_tlb(self._cpu)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._raised is None:
+            self._raised = error
+        self.request_stop()
+
+
+def _arch(buffer: Any) -> Any:
+    if isinstance(buffer, ffi.CData):
+        return buffer
+    if len(buffer) != ARCH_BYTES:
+        raise ValueError(f"an architectural state has {ARCH_BYTES} bytes, not {len(buffer)}")
+    return ffi.cast("ft_arch *", ffi.from_buffer(buffer))
+
+
+def _onerror(exception: Any, value: BaseException, traceback: Any) -> None:
+    """An exception in a device: keep it for ``run``. The device's handle is the frame's first argument."""
+    handle = traceback.tb_frame.f_locals["handle"]
+    ffi.from_handle(handle)._fail(value)
+
+
+def _callback(name: str, error: int | None = None) -> Callable[[Callable[..., Any]], Any]:
+    arguments: dict[str, Any] = {"name": name, "onerror": _onerror}
+    if error is not None:
+        arguments["error"] = error
+    return ffi.def_extern(**arguments)  # type: ignore[no-any-return]
+
+
+@_callback("ft_on_port_read", 0xFFFFFFFF)
+def _port_read(handle: Any, port: int, size: int) -> int:
+    return ffi.from_handle(handle)._devices.port_read(port, size)  # type: ignore[no-any-return]
+
+
+@_callback("ft_on_port_write")
+def _port_write(handle: Any, port: int, size: int, value: int) -> None:
+    ffi.from_handle(handle)._devices.port_write(port, size, value)
+
+
+@_callback("ft_on_mmio_read", 0xFFFFFFFFFFFFFFFF)
+def _mmio_read(handle: Any, gpa: int, size: int) -> int:
+    return ffi.from_handle(handle)._devices.mmio_read(gpa, size)  # type: ignore[no-any-return]
+
+
+@_callback("ft_on_mmio_write")
+def _mmio_write(handle: Any, gpa: int, size: int, value: int) -> None:
+    ffi.from_handle(handle)._devices.mmio_write(gpa, size, value)
+
+
+@_callback("ft_on_msr_read", -1)
+def _msr_read(handle: Any, index: int, value: Any) -> int:
+    result = ffi.from_handle(handle)._devices.msr_read(index)
+    if result is None:
+        return -1
+    value[0] = result
+    return 0
+
+
+@_callback("ft_on_msr_write", -1)
+def _msr_write(handle: Any, index: int, value: int) -> int:
+    return 0 if ffi.from_handle(handle)._devices.msr_write(index, value) else -1
+
+
+@_callback("ft_on_cr8_read", 0)
+def _cr8_read(handle: Any) -> int:
+    return ffi.from_handle(handle)._devices.cr8_read()  # type: ignore[no-any-return]
+
+
+@_callback("ft_on_cr8_write")
+def _cr8_write(handle: Any, value: int) -> None:
+    ffi.from_handle(handle)._devices.cr8_write(value)
+
+
+@_callback("ft_on_interrupt_ack", -1)
+def _interrupt_ack(handle: Any) -> int:
+    return ffi.from_handle(handle)._devices.interrupt_ack()  # type: ignore[no-any-return]

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The CPU as its owner sees it: open, run to a position, save, load, dirty log. */
+#include "cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* SDM vol. 3, table 10-1: state after power-up, but CS:IP 0:0, which the owner sets. */
+static void reset_state(ft_arch *arch)
+{
+    enum { PRESENT = 0x8000, CODE_OR_DATA = 0x1000, DATA_RW_ACCESSED = 0x300, CODE_RX_ACCESSED = 0xb00 };
+    enum { LDT = 0x200, BUSY_TSS = 0xb00 };
+
+    memset(arch, 0, sizeof(*arch));
+    for (int i = 0; i < 6; i++) {
+        arch->segment[i] = (ft_segment){
+            .limit = 0xffff, .flags = PRESENT | CODE_OR_DATA | (i == 1 ? CODE_RX_ACCESSED : DATA_RW_ACCESSED)};
+    }
+    arch->ldtr = (ft_segment){.limit = 0xffff, .flags = PRESENT | LDT};
+    arch->tr = (ft_segment){.limit = 0xffff, .flags = PRESENT | BUSY_TSS};
+    arch->gdtr.limit = 0xffff;
+    arch->idtr.limit = 0xffff;
+    arch->rflags = 2;
+    arch->cr0 = 0x60000010;
+    arch->dr[6] = 0xffff0ff0;
+    arch->dr[7] = 0x400;
+    arch->fpu_control = 0x37f;
+    arch->mxcsr = 0x1f80;
+}
+
+ft_cpu *ft_cpu_open(void *ram, uint64_t ram_bytes, uint32_t ns_per_block, void *device, char *error,
+                    size_t error_bytes)
+{
+    ft_cpu *cpu = calloc(1, sizeof(*cpu));
+    uint64_t pages = ram_bytes >> FT_PAGE_SHIFT;
+    ft_arch arch;
+
+    if (!cpu || !(cpu->page_dirty = calloc(pages, 1)) ||
+        !(cpu->own_pages = calloc(pages, sizeof(*cpu->own_pages)))) {
+        snprintf(error, error_bytes, "out of memory");
+        ft_cpu_close(cpu);
+        return NULL;
+    }
+    cpu->dirty_pages = cpu->own_pages;
+    cpu->dirty_count = &cpu->own_count;
+    cpu->ram = ram;
+    cpu->ram_bytes = ram_bytes;
+    cpu->ns_per_block = ns_per_block;
+    cpu->device = device;
+    cpu->stop = FT_STOP_NONE;
+    if (ft_engine_open(cpu) != 0) {
+        snprintf(error, error_bytes, "%s", cpu->error);
+        ft_cpu_close(cpu);
+        return NULL;
+    }
+    reset_state(&arch);
+    ft_msr_reset(cpu);
+    arch.pat = cpu->msr.pat;
+    arch.apic_base = cpu->msr.apic_base;
+    arch.misc_enable = cpu->msr.misc_enable;
+    ft_cpu_load(cpu, &arch);
+    ft_cpu_set_dirty_log(cpu, cpu->own_pages, &cpu->own_count);
+    return cpu;
+}
+
+void ft_cpu_close(ft_cpu *cpu)
+{
+    if (cpu) {
+        ft_engine_close(cpu);
+        free(cpu->page_dirty);
+        free(cpu->own_pages);
+        free(cpu);
+    }
+}
+
+int ft_cpu_run(ft_cpu *cpu, uint64_t position)
+{
+    cpu->limit = position;
+    cpu->stop = FT_STOP_NONE;
+    cpu->error[0] = '\0';
+    if (cpu->halted) {
+        if (!cpu->nmi_pending && !(cpu->interrupt_line && ft_engine_interrupts_enabled(cpu))) {
+            return FT_STOP_HALT;
+        }
+        cpu->halted = false;
+    }
+    ft_engine_limit_changed(cpu);
+    int stop = ft_engine_run(cpu) == 0 ? cpu->stop : FT_STOP_ENGINE;
+    if (stop == FT_STOP_REQUEST) {
+        cpu->stop_requested = false;
+    }
+    return stop;
+}
+
+const char *ft_cpu_error(const ft_cpu *cpu)
+{
+    return cpu->error;
+}
+
+uint64_t ft_cpu_position(const ft_cpu *cpu)
+{
+    return ft_engine_position(cpu);
+}
+
+uint64_t ft_cpu_now_ns(const ft_cpu *cpu)
+{
+    return ft_engine_position(cpu) * cpu->ns_per_block + cpu->skipped_ns;
+}
+
+uint64_t ft_cpu_tsc(const ft_cpu *cpu)
+{
+    return ft_cpu_now_ns(cpu) + cpu->msr.tsc_offset;
+}
+
+int ft_cpu_interrupts_enabled(const ft_cpu *cpu)
+{
+    return ft_engine_interrupts_enabled(cpu);
+}
+
+void ft_cpu_request_stop(ft_cpu *cpu)
+{
+    cpu->stop_requested = true;
+    ft_engine_poll_next_block(cpu);
+}
+
+void ft_cpu_limit(ft_cpu *cpu, uint64_t position)
+{
+    if (position < cpu->limit) {
+        cpu->limit = position;
+        ft_engine_limit_changed(cpu);
+    }
+}
+
+void ft_cpu_set_interrupt_line(ft_cpu *cpu, int level)
+{
+    cpu->interrupt_line = level != 0;
+    if (cpu->interrupt_line) {
+        ft_engine_poll_next_block(cpu);
+    }
+}
+
+void ft_cpu_raise_nmi(ft_cpu *cpu)
+{
+    cpu->nmi_pending = true;
+    ft_engine_poll_next_block(cpu);
+}
+
+void ft_cpu_skip_to_ns(ft_cpu *cpu, uint64_t ns)
+{
+    uint64_t now = ft_cpu_now_ns(cpu);
+
+    if (ns > now) {
+        cpu->skipped_ns += ns - now;
+    }
+}
+
+void ft_cpu_save(const ft_cpu *cpu, ft_arch *arch)
+{
+    const ft_msrs *msr = &cpu->msr;
+
+    memset(arch, 0, sizeof(*arch));
+    ft_engine_save(cpu, arch);
+    arch->position = ft_engine_position(cpu);
+    arch->skipped_ns = cpu->skipped_ns;
+    arch->halted = cpu->halted;
+    arch->nmi_pending = cpu->nmi_pending;
+    arch->pat = msr->pat;
+    arch->tsc_offset = msr->tsc_offset;
+    arch->tsc_adjust = msr->tsc_adjust;
+    arch->tsc_aux = msr->tsc_aux;
+    arch->apic_base = msr->apic_base;
+    arch->misc_enable = msr->misc_enable;
+    arch->spec_ctrl = msr->spec_ctrl;
+    arch->debug_ctl = msr->debug_ctl;
+    arch->mtrr_def_type = msr->mtrr_def_type;
+    memcpy(arch->mtrr_fixed, msr->mtrr_fixed, sizeof(arch->mtrr_fixed));
+    memcpy(arch->mtrr_base, msr->mtrr_base, sizeof(arch->mtrr_base));
+    memcpy(arch->mtrr_mask, msr->mtrr_mask, sizeof(arch->mtrr_mask));
+}
+
+void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch)
+{
+    ft_msrs *msr = &cpu->msr;
+
+    cpu->skipped_ns = arch->skipped_ns;
+    cpu->halted = arch->halted != 0;
+    cpu->nmi_pending = arch->nmi_pending != 0;
+    cpu->stop_requested = false;
+    cpu->interrupt_line = false;
+    msr->pat = arch->pat;
+    msr->tsc_offset = arch->tsc_offset;
+    msr->tsc_adjust = arch->tsc_adjust;
+    msr->tsc_aux = arch->tsc_aux;
+    msr->apic_base = arch->apic_base;
+    msr->misc_enable = arch->misc_enable;
+    msr->spec_ctrl = arch->spec_ctrl;
+    msr->debug_ctl = arch->debug_ctl;
+    msr->mtrr_def_type = arch->mtrr_def_type;
+    memcpy(msr->mtrr_fixed, arch->mtrr_fixed, sizeof(arch->mtrr_fixed));
+    memcpy(msr->mtrr_base, arch->mtrr_base, sizeof(arch->mtrr_base));
+    memcpy(msr->mtrr_mask, arch->mtrr_mask, sizeof(arch->mtrr_mask));
+    ft_engine_load(cpu, arch);
+    ft_engine_set_position(cpu, arch->position);
+}
+
+void ft_cpu_set_dirty_log(ft_cpu *cpu, uint32_t *pages, uint32_t *count)
+{
+    memset(cpu->page_dirty, 0, cpu->ram_bytes >> FT_PAGE_SHIFT);
+    cpu->dirty_pages = pages;
+    cpu->dirty_count = count;
+    *count = 0;
+    ft_engine_rearm_dirty_log(cpu);
+}
+
+void ft_cpu_rearm_dirty_log(ft_cpu *cpu)
+{
+    for (uint32_t i = 0; i < *cpu->dirty_count; i++) {
+        cpu->page_dirty[cpu->dirty_pages[i]] = 0;
+    }
+    *cpu->dirty_count = 0;
+    ft_engine_rearm_dirty_log(cpu);
+}
+
+int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_t bytes)
+{
+    if (ram_offset > cpu->ram_bytes || bytes > cpu->ram_bytes - ram_offset) {
+        return -1;
+    }
+    if (bytes == 0) {
+        return 0;
+    }
+    uint64_t first = ram_offset >> FT_PAGE_SHIFT;
+    uint64_t last = (ram_offset + bytes - 1) >> FT_PAGE_SHIFT;
+    for (uint64_t page = first; page <= last; page++) {
+        ft_cpu_log_page(cpu, page);
+    }
+    memcpy(cpu->ram + ram_offset, data, bytes);
+    ft_engine_drop_code(cpu, first, last - first + 1);
+    return 0;
+}
+
+void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes)
+{
+    uint64_t first = ram_offset >> FT_PAGE_SHIFT;
+    uint64_t last = (ram_offset + bytes - 1) >> FT_PAGE_SHIFT;
+
+    if (bytes) {
+        ft_engine_drop_code(cpu, first, last - first + 1);
+    }
+}
+
+void ft_cpu_flush_tlb(ft_cpu *cpu)
+{
+    ft_engine_flush_tlb(cpu);
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the files of one CPU share: cpu.c (the public interface), engine.c (everything that reaches into
+ * Unicorn), msr.c and cpuid.c (registers that Unicorn does not have). Not for users of the core.
+ */
+#ifndef FTVM_CPU_H
+#define FTVM_CPU_H
+
+#include <stdbool.h>
+
+#include "ftvm.h"
+
+#define FT_PAGE_SHIFT 12
+#define FT_PAGE_BYTES (1u << FT_PAGE_SHIFT)
+#define FT_LOW_RAM_LIMIT (3ull << 30)
+#define FT_HIGH_RAM (4ull << 30)
+
+/* Physical addresses have this many bits: CPUID says so, and every hole below is open bus. */
+#define FT_PHYSICAL_BITS 40
+
+/* Vectors (SDM vol. 3, 6.3.1). */
+#define FT_VECTOR_DB 1
+#define FT_VECTOR_NMI 2
+#define FT_VECTOR_UD 6
+#define FT_VECTOR_GP 13
+
+#define FT_NO_POSITION UINT64_MAX
+
+typedef struct {
+    uint64_t pat;
+    uint64_t tsc_offset;
+    uint64_t tsc_adjust;
+    uint64_t tsc_aux;
+    uint64_t apic_base; /* the local APIC's copy is the valid one; kept so that CPUID can follow it */
+    uint64_t misc_enable;
+    uint64_t spec_ctrl;
+    uint64_t debug_ctl;
+    uint64_t mtrr_def_type;
+    uint64_t mtrr_fixed[11];
+    uint64_t mtrr_base[8];
+    uint64_t mtrr_mask[8];
+} ft_msrs;
+
+/* Why the current run ends; FT_STOP_* once it has been decided. */
+#define FT_STOP_NONE (-1)
+
+struct ft_cpu {
+    struct ft_engine *engine;
+    void *device;
+    uint8_t *ram;
+    uint64_t ram_bytes;
+
+    /* Virtual time is position * ns_per_block + skipped_ns. */
+    uint64_t skipped_ns;
+    uint32_t ns_per_block;
+
+    uint64_t limit; /* position at which the current run ends */
+    int stop;       /* FT_STOP_* */
+    bool stop_requested;
+    bool interrupt_line;
+    bool nmi_pending;
+    bool halted;
+
+    ft_msrs msr;
+
+    /* Dirty log: the caller's list, and a byte per page that says whether it is in it. */
+    uint32_t *dirty_pages;
+    uint32_t *dirty_count;
+    uint8_t *page_dirty;
+    /* Used until the caller gives a list of his own. */
+    uint32_t *own_pages;
+    uint32_t own_count;
+
+    char error[160];
+};
+
+/* Record a write to the page; cheap when it is logged already. */
+static inline void ft_cpu_log_page(ft_cpu *cpu, uint64_t page)
+{
+    if (!cpu->page_dirty[page]) {
+        cpu->page_dirty[page] = 1;
+        cpu->dirty_pages[(*cpu->dirty_count)++] = (uint32_t)page;
+    }
+}
+
+/* Offset into RAM of a guest physical address, or UINT64_MAX where there is no RAM. */
+static inline uint64_t ft_ram_offset(const ft_cpu *cpu, uint64_t gpa)
+{
+    uint64_t low = cpu->ram_bytes < FT_LOW_RAM_LIMIT ? cpu->ram_bytes : FT_LOW_RAM_LIMIT;
+
+    if (gpa < low) {
+        return gpa;
+    }
+    if (gpa >= FT_HIGH_RAM && gpa - FT_HIGH_RAM < cpu->ram_bytes - low) {
+        return gpa - FT_HIGH_RAM + low;
+    }
+    return UINT64_MAX;
+}
+
+/* ---- engine.c --------------------------------------------------------------------------- */
+
+int ft_engine_open(ft_cpu *cpu);
+void ft_engine_close(ft_cpu *cpu);
+
+/* Run from the current state until cpu->stop is decided or the engine gives up (then -1, and cpu->error). */
+int ft_engine_run(ft_cpu *cpu);
+
+uint64_t ft_engine_position(const ft_cpu *cpu);
+void ft_engine_set_position(ft_cpu *cpu, uint64_t position);
+/* The conditions for a stop have changed: look at them again at the next block entry. */
+void ft_engine_poll_next_block(ft_cpu *cpu);
+void ft_engine_limit_changed(ft_cpu *cpu);
+
+bool ft_engine_interrupts_enabled(const ft_cpu *cpu);
+
+void ft_engine_save(const ft_cpu *cpu, ft_arch *arch);
+void ft_engine_load(ft_cpu *cpu, const ft_arch *arch);
+
+void ft_engine_rearm_dirty_log(ft_cpu *cpu);
+void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages);
+void ft_engine_flush_tlb(ft_cpu *cpu);
+
+/* ---- msr.c: 0, or -1 for #GP. Engine registers that are MSRs go through ft_engine_msr(). --- */
+
+void ft_msr_reset(ft_cpu *cpu);
+int ft_msr_read(ft_cpu *cpu, uint32_t index, uint64_t *value);
+int ft_msr_write(ft_cpu *cpu, uint32_t index, uint64_t value);
+
+/* Where the engine keeps an MSR of its own (STAR, LSTAR, FS base, ...), or NULL. */
+uint64_t *ft_engine_msr(ft_cpu *cpu, uint32_t index);
+uint64_t ft_engine_efer(const ft_cpu *cpu);
+int ft_engine_write_efer(ft_cpu *cpu, uint64_t value);
+
+/* ---- cpuid.c ---------------------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t eax, ebx, ecx, edx;
+} ft_cpuid_leaf;
+
+ft_cpuid_leaf ft_cpuid(const ft_cpu *cpu, uint32_t leaf, uint32_t subleaf);
+
+#endif

@@ -1,0 +1,1285 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Everything that reaches into Unicorn's private parts stands in this file.
+ *
+ * The core is linked statically with libunicorn.a of exactly one release (build.py checks its hash). Some of its
+ * functions are replaced at link time: `__wrap_NAME` stands in for NAME wherever another object calls it
+ * (ld --wrap), and where a caller in the same object must be caught too, a function of the same name here comes
+ * first (ld -z muldefs). The offsets below are those of that release; ft_engine_open() checks
+ * them by writing through the public interface and by running a few instructions, and refuses on a mismatch.
+ *
+ * What is replaced, and the fact about Unicorn behind it:
+ *
+ *  - check_exit_request: Unicorn looks for a stop after every load and store. A stop there restarts
+ *    read-modify-write instructions, which then run twice. Nothing is emitted any more.
+ *  - tcg_gen_callN, helper_check_exit_request: the check at the start of a block becomes a countdown in memory
+ *    that calls out only when it runs below zero. It is the position counter and the only place where we stop.
+ *  - x86_cpu_tlb_fill, tlb_set_page_with_attrs: Unicorn never lets a store to an executable page leave the slow path.
+ *    A data access therefore fills the TLB without the right to execute; a fetch fills it again.
+ *  - tlb_protect_code, tlb_unprotect_code, tlb_set_dirty, tb_invalidate_phys_page_fast: Unicorn forgets that a page
+ *    has translated code and runs stale code. These four remember it, and they are the dirty log as well, since each
+ *    first store to a page since the log was armed comes by.
+ *  - x86_stl_phys_notdirty: sets accessed and dirty bits in page tables past the dirty log.
+ *  - gettimeofday: sizes the TLB by the host's clock.
+ *  - the helpers of privileged instructions: Unicorn's know nothing of SYSCALL, unknown MSRs, I/O
+ *    permissions or a fixed CPU model.
+ */
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+#include <unicorn/unicorn.h>
+
+#include "cpu.h"
+
+/* ---- Layout of Unicorn 2.1.4, x86_64 target ---------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t selector;
+    uint64_t base;
+    uint32_t limit;
+    uint32_t flags;
+} engine_segment;
+
+typedef struct {
+    uint64_t addr_read, addr_write, addr_code, paddr, addend;
+    uint64_t padding[3];
+} tlb_entry;
+
+typedef struct {
+    uint64_t mask; /* (entries - 1) * sizeof(tlb_entry) */
+    tlb_entry *table;
+} tlb_fast;
+
+enum {
+    MMU_MODES = 3,
+    VICTIM_ENTRIES = 8,
+
+    UC_CPU = 0x1b8,
+    UC_TCG = 0x300,
+
+    CPU_CFLAGS_NEXT_TB = 0x18,
+    CPU_ENV_PTR = 0x128,
+    CPU_EXCEPTION_INDEX = 0x81a0,
+    CPU_UC = 0x81a8,
+    CPU_TCG_EXIT_REQ = 0x81b8,
+    CPU_ENV = 0x8a50, /* the environment lies in the CPU object */
+
+    /* Relative to the environment, which follows the TLB. */
+    ENV_TLB_DESC = -2160,
+    TLB_DESC_BYTES = 696,
+    TLB_DESC_VICTIMS = 0x30,
+    TLB_DESC_IOTLB = 0x2b0,
+    ENV_TLB_FAST = -64,
+    ENV_REGS = 0x0,
+    ENV_EIP = 0x80,
+    ENV_EFLAGS = 0x88,
+    ENV_CC_SRC = 0x98,
+    ENV_CC_OP = 0xa8,
+    ENV_DF = 0xac,
+    ENV_HFLAGS = 0xb0,
+    ENV_HFLAGS2 = 0xb4,
+    ENV_SEGS = 0xb8,
+    ENV_LDT = 0x148,
+    ENV_TR = 0x160,
+    ENV_GDT = 0x178,
+    ENV_IDT = 0x190,
+    ENV_CR = 0x1a8,
+    ENV_EFER = 0x250,
+    ENV_FPSTT = 0x25c,
+    ENV_FPUS = 0x260,
+    ENV_FPUC = 0x262,
+    ENV_FPTAGS = 0x264,
+    ENV_FPREGS = 0x270,
+    ENV_FPIP = 0x2f8,
+    ENV_FPDP = 0x300,
+    ENV_MXCSR = 0x330,
+    ENV_XMM = 0x338,
+    XMM_STRIDE = 64,
+    ENV_SYSENTER_CS = 0x12c0,
+    ENV_SYSENTER_ESP = 0x12c8,
+    ENV_SYSENTER_EIP = 0x12d0,
+    ENV_STAR = 0x12d8,
+    ENV_LSTAR = 0x12e8,
+    ENV_CSTAR = 0x12f0,
+    ENV_FMASK = 0x12f8,
+    ENV_KERNEL_GS_BASE = 0x1300,
+    ENV_DR = 0x1518,
+    ENV_OLD_EXCEPTION = 0x1578,
+    ENV_FEATURES = 0x1600,
+    ENV_UC = 0x1b58,
+
+    /*
+     * Two fields that only KVM guests use. Generated code reaches the countdown as [env + constant]; the
+     * replaced functions find their ft_cpu.
+     */
+    ENV_COUNTDOWN = 0x14d8, /* system_time_msr */
+    ENV_OWNER = 0x14e8,     /* steal_time_msr */
+
+    TB_PAGE_ADDR = 0x48, /* uint64_t[2] */
+
+    TCG_CPU_ENV = 0x98f0,
+    TCG_UC = 0x9970,
+    TCG_TYPE_I64 = 1,
+    TCG_COND_GE = 3,
+    OP_SET_LABEL = 1,
+    OP_LD_I64 = 73,
+    OP_ST_I64 = 77,
+
+    HF_INHIBIT_IRQ = 1 << 3,
+    HF_CPL = 3,
+    HF_LMA = 1 << 14,
+    HF_CS64 = 1 << 15,
+    HF_SMAP = 1 << 23,
+    HF2_GIF = 1 << 0,
+    HF2_NMI_BLOCKED = 1 << 2,
+
+    ACCESS_FETCH = 2,
+    PROT_EXECUTE = 4,
+    CC_OP_EFLAGS = 1,
+    EXCP_INTERRUPT = 0x10000,
+    FEATURE_1_EDX = 0,
+    FEATURE_1_ECX = 1,
+    FEATURE_7_EBX = 2,
+    FEATURE_7_EDX = 4,
+    FEATURE_80000001_EDX = 6,
+    FEATURE_80000001_ECX = 7,
+    FEATURE_WORDS = 34,
+};
+
+#define FLAG_CF_TO_OF 0x8d5u /* the arithmetic flags, which live in cc_src */
+#define FLAG_IF 0x200u
+#define FLAG_DF 0x400u
+#define FLAG_IOPL 0x3000u
+#define FLAG_RF 0x10000u
+#define FLAG_VM 0x20000u
+
+#define CR0_PE 1ull
+#define CR0_NW (1ull << 29)
+#define CR0_CD (1ull << 30)
+#define CR0_PG (1ull << 31)
+#define CR4_PAE (1ull << 5)
+#define CR4_SMAP (1ull << 21)
+/* VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT, FSGSBASE, SMEP: what CPUID offers. */
+#define CR4_VALID 0x1107ffull
+
+#define EFER_SCE (1ull << 0)
+#define EFER_LME (1ull << 8)
+#define EFER_LMA (1ull << 10)
+#define EFER_NXE (1ull << 11)
+
+/* Of one page's life: when its code was dropped this often, stores to it are looked at one by one instead. */
+#define DROPS_BEFORE_PRECISE 32
+
+/* ---- Functions of Unicorn that are called or replaced ------------------------------------------------------- */
+
+struct uc_struct;
+void *tcg_temp_new_internal_x86_64(void *tcg, int type, bool local);
+void tcg_temp_free_internal_x86_64(void *tcg, void *temp);
+void *tcg_const_i64_x86_64(void *tcg, int64_t value);
+void *tcg_const_i32_x86_64(void *tcg, int32_t value);
+void *gen_new_label_x86_64(void *tcg);
+void tcg_gen_op1_x86_64(void *tcg, int opcode, uintptr_t a);
+void tcg_gen_op3_x86_64(void *tcg, int opcode, uintptr_t a, uintptr_t b, uintptr_t c);
+void tcg_gen_addi_i64_x86_64(void *tcg, void *result, void *a, int64_t b);
+void tcg_gen_brcondi_i64_x86_64(void *tcg, int condition, void *a, int64_t b, void *label);
+void *tcg_tb_lookup_x86_64(void *tcg, uintptr_t host_pc);
+
+void tlb_init_x86_64(void *cpu);
+void tlb_flush_x86_64(void *cpu);
+void tlb_reset_dirty_x86_64(void *cpu, uint64_t host_start, uint64_t length);
+void tb_invalidate_phys_page_range_x86_64(void *uc, uint64_t start, uint64_t end);
+uint64_t qemu_ram_addr_from_host_x86_64(void *uc, void *host);
+
+uint32_t cpu_cc_compute_all_x86_64(void *env, int op);
+void x86_update_hflags_x86_64(void *env);
+void cpu_x86_update_cr0_x86_64(void *env, uint32_t value);
+void cpu_x86_update_cr3_x86_64(void *env, uint64_t value);
+void cpu_x86_update_cr4_x86_64(void *env, uint32_t value);
+void update_fp_status_x86_64(void *env);
+void update_mxcsr_status_x86_64(void *env);
+void helper_set_dr_x86_64(void *env, int index, uint64_t value);
+void helper_check_iob_x86_64(void *env, uint32_t port);
+void helper_check_iow_x86_64(void *env, uint32_t port);
+void helper_check_iol_x86_64(void *env, uint32_t port);
+
+bool cpu_restore_state_x86_64(void *cpu, uintptr_t host_pc, bool will_exit);
+void cpu_loop_exit_restore_x86_64(void *cpu, uintptr_t host_pc) __attribute__((noreturn));
+void cpu_loop_exit_noexc_x86_64(void *cpu) __attribute__((noreturn));
+void raise_exception_err_ra_x86_64(void *env, int vector, int error_code, uintptr_t host_pc)
+    __attribute__((noreturn));
+void do_interrupt_x86_hardirq_x86_64(void *env, int vector, int is_hardware);
+void x86_cpu_do_interrupt_x86_64(void *cpu);
+
+void __real_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, void **args);
+bool __real_x86_cpu_tlb_fill_x86_64(void *cpu, uint64_t address, int size, int access, int mmu_index, bool probe,
+                                    uintptr_t host_pc);
+void __real_tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot,
+                                           int mmu_index, uint64_t size);
+void __real_tlb_unprotect_code_x86_64(void *uc, uint64_t ram_address);
+void __real_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t start, int length,
+                                                uintptr_t host_pc);
+void __real_x86_stl_phys_notdirty_x86_64(void *cpu, uint64_t address, uint32_t value);
+void __real_helper_hlt_x86_64(void *env, int next_eip_addend);
+uint64_t __real_helper_read_crN_x86_64(void *env, int index);
+void __real_qemu_system_reset_request(void *uc);
+
+/* ---- State of one engine ------------------------------------------------------------------------------------ */
+
+typedef struct ft_engine {
+    uc_engine *uc;
+    char *cpu; /* Unicorn's CPUState */
+    char *env; /* and CPUX86State */
+    char *tcg;
+
+    /* position = end - countdown, always; so the running count needs no second word in generated code. */
+    uint64_t end;
+    /* Position of a store that may restart its own block as a single instruction, see the block hook. */
+    uint64_t restart_position;
+    int fill_access;
+
+    uint64_t last_stored_page;
+    uint8_t *has_code; /* per page: blocks translated from it may exist */
+    uint8_t *drops;    /* per page: how often its code was dropped, up to DROPS_BEFORE_PRECISE */
+} ft_engine;
+
+#define FIELD(base, offset, type) (*(type *)((char *)(base) + (offset)))
+#define COUNTDOWN(env) FIELD(env, ENV_COUNTDOWN, int64_t)
+#define HOST_PC() ((uintptr_t)__builtin_return_address(0))
+
+/*
+ * gettimeofday() is the one replaced function that is not told whose TLB it is called for. This is set while an
+ * engine may do so.
+ */
+static _Thread_local const ft_cpu *clock_owner;
+
+static ft_cpu *owner_of_env(void *env)
+{
+    return FIELD(env, ENV_OWNER, ft_cpu *);
+}
+
+static ft_cpu *owner_of_cpu(void *cpu)
+{
+    return owner_of_env(FIELD(cpu, CPU_ENV_PTR, void *));
+}
+
+static ft_cpu *owner_of_uc(void *uc)
+{
+    return owner_of_cpu(FIELD(uc, UC_CPU, void *));
+}
+
+static uint32_t load_eflags(const void *env)
+{
+    uint32_t arithmetic = cpu_cc_compute_all_x86_64((void *)env, FIELD(env, ENV_CC_OP, int));
+
+    return arithmetic | ((uint32_t)FIELD(env, ENV_DF, int32_t) & FLAG_DF) | FIELD(env, ENV_EFLAGS, uint32_t) | 2;
+}
+
+static void store_eflags(void *env, uint32_t flags)
+{
+    FIELD(env, ENV_CC_SRC, uint64_t) = flags & FLAG_CF_TO_OF;
+    FIELD(env, ENV_CC_OP, uint32_t) = CC_OP_EFLAGS;
+    FIELD(env, ENV_DF, int32_t) = flags & FLAG_DF ? -1 : 1;
+    FIELD(env, ENV_EFLAGS, uint64_t) = (flags & ~(FLAG_CF_TO_OF | FLAG_DF)) | 2;
+}
+
+static engine_segment *segment(void *env, int offset, int index)
+{
+    return &FIELD(env, offset, engine_segment) + index;
+}
+
+/* ---- Position and stopping ---------------------------------------------------------------------------------- */
+
+uint64_t ft_engine_position(const ft_cpu *cpu)
+{
+    return cpu->engine->end - (uint64_t)COUNTDOWN(cpu->engine->env);
+}
+
+static void arm(ft_engine *engine, uint64_t position, uint64_t end)
+{
+    engine->end = end;
+    COUNTDOWN(engine->env) = (int64_t)(end - position);
+}
+
+void ft_engine_set_position(ft_cpu *cpu, uint64_t position)
+{
+    cpu->engine->restart_position = FT_NO_POSITION;
+    arm(cpu->engine, position, position);
+}
+
+void ft_engine_poll_next_block(ft_cpu *cpu)
+{
+    uint64_t position = ft_engine_position(cpu);
+
+    arm(cpu->engine, position, position);
+}
+
+static bool something_pending(const ft_cpu *cpu)
+{
+    return cpu->stop_requested || cpu->nmi_pending || cpu->interrupt_line;
+}
+
+static void arm_from(ft_cpu *cpu, uint64_t position)
+{
+    bool poll = something_pending(cpu) || cpu->limit < position;
+
+    arm(cpu->engine, position, poll ? position : cpu->limit);
+}
+
+void ft_engine_limit_changed(ft_cpu *cpu)
+{
+    arm_from(cpu, ft_engine_position(cpu));
+}
+
+bool ft_engine_interrupts_enabled(const ft_cpu *cpu)
+{
+    return FIELD(cpu->engine->env, ENV_EFLAGS, uint32_t) & FLAG_IF;
+}
+
+/* Leave the emulation at a block entry: nothing of the block has run, and its registers are all in place. */
+static void __attribute__((noreturn)) leave(ft_cpu *cpu, int stop, uintptr_t host_pc)
+{
+    cpu->stop = stop;
+    uc_emu_stop(cpu->engine->uc);
+    FIELD(cpu->engine->cpu, CPU_TCG_EXIT_REQ, uint32_t) = 0;
+    cpu_loop_exit_restore_x86_64(cpu->engine->cpu, host_pc);
+}
+
+static void __attribute__((noreturn)) deliver(ft_cpu *cpu, int vector, uintptr_t host_pc)
+{
+    ft_engine *engine = cpu->engine;
+
+    cpu_restore_state_x86_64(engine->cpu, host_pc, true);
+    arm_from(cpu, ft_engine_position(cpu));
+    do_interrupt_x86_hardirq_x86_64(engine->env, vector, 1); /* leaves by itself when it faults */
+    cpu_loop_exit_noexc_x86_64(engine->cpu);
+}
+
+static int pending_vector(ft_cpu *cpu)
+{
+    void *env = cpu->engine->env;
+
+    if (FIELD(env, ENV_HFLAGS, uint32_t) & HF_INHIBIT_IRQ) {
+        return -1;
+    }
+    if (cpu->nmi_pending && !(FIELD(env, ENV_HFLAGS2, uint32_t) & HF2_NMI_BLOCKED)) {
+        cpu->nmi_pending = false;
+        FIELD(env, ENV_HFLAGS2, uint32_t) |= HF2_NMI_BLOCKED;
+        return FT_VECTOR_NMI;
+    }
+    if (cpu->interrupt_line && ft_engine_interrupts_enabled(cpu)) {
+        return ft_on_interrupt_ack(cpu->device);
+    }
+    return -1;
+}
+
+/* Called at the start of a block when the countdown has run below zero; counts the block or leaves before it. */
+void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
+{
+    ft_cpu *cpu = owner_of_uc(uc);
+    ft_engine *engine = cpu->engine;
+    uint64_t position = ft_engine_position(cpu) - 1; /* before this block */
+    int vector;
+
+    (void)in_delay_slot;
+    /*
+     * A block that modified itself is restarted at the store as a block of one instruction. Whether that happens
+     * must not depend on where we stop, and after a stop here a longer block would be translated. So go on.
+     */
+    if (position != engine->restart_position) {
+        arm(engine, position, position);
+        if (position >= cpu->limit) {
+            leave(cpu, FT_STOP_POSITION, HOST_PC());
+        }
+        if (cpu->stop_requested) {
+            leave(cpu, FT_STOP_REQUEST, HOST_PC());
+        }
+        if ((vector = pending_vector(cpu)) >= 0) {
+            deliver(cpu, vector, HOST_PC());
+        }
+    }
+    arm_from(cpu, position + 1);
+}
+
+/* Emits the countdown around the call that Unicorn emits at the start of each block. */
+void __wrap_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, void **args)
+{
+    if (function != (void *)__wrap_helper_check_exit_request_x86_64) {
+        __real_tcg_gen_callN_x86_64(tcg, function, result, count, args);
+        return;
+    }
+    /* A TCGv is the offset of its temporary from the context; operands of operations are pointers. */
+    char *context = tcg;
+    uintptr_t env = (uintptr_t)(context + FIELD(tcg, TCG_CPU_ENV, uintptr_t));
+    char *counter = tcg_temp_new_internal_x86_64(tcg, TCG_TYPE_I64, false);
+    void *counter_v = (void *)(counter - context);
+    char *label = gen_new_label_x86_64(tcg);
+
+    tcg_gen_op3_x86_64(tcg, OP_LD_I64, (uintptr_t)counter, env, ENV_COUNTDOWN);
+    tcg_gen_addi_i64_x86_64(tcg, counter_v, counter_v, -1);
+    tcg_gen_op3_x86_64(tcg, OP_ST_I64, (uintptr_t)counter, env, ENV_COUNTDOWN);
+    tcg_gen_brcondi_i64_x86_64(tcg, TCG_COND_GE, counter_v, 0, label);
+    tcg_temp_free_internal_x86_64(tcg, counter);
+    /* The caller's constants do not live across the branch: the call needs its own. */
+    char *uc = context + (uintptr_t)tcg_const_i64_x86_64(tcg, FIELD(tcg, TCG_UC, int64_t));
+    char *slot = context + (uintptr_t)tcg_const_i32_x86_64(tcg, 0);
+    void *own[2] = {uc, slot};
+    __real_tcg_gen_callN_x86_64(tcg, function, NULL, 2, own);
+    tcg_temp_free_internal_x86_64(tcg, slot);
+    tcg_temp_free_internal_x86_64(tcg, uc);
+    *(uint32_t *)label |= 1; /* "present" */
+    tcg_gen_op1_x86_64(tcg, OP_SET_LABEL, (uintptr_t)label);
+}
+
+void check_exit_request_x86_64(void *tcg)
+{
+    (void)tcg;
+}
+
+int __wrap_gettimeofday(struct timeval *now, void *zone)
+{
+    uint64_t ns = clock_owner ? ft_cpu_now_ns(clock_owner) : 0;
+
+    (void)zone;
+    now->tv_sec = (time_t)(ns / 1000000000);
+    now->tv_usec = (suseconds_t)(ns / 1000 % 1000000);
+    return 0;
+}
+
+/* ---- Memory: the dirty log, and code that changes ------------------------------------------------------------ */
+
+bool __wrap_x86_cpu_tlb_fill_x86_64(void *cs, uint64_t address, int size, int access, int mmu_index, bool probe,
+                                    uintptr_t host_pc)
+{
+    owner_of_cpu(cs)->engine->fill_access = access;
+    return __real_x86_cpu_tlb_fill_x86_64(cs, address, size, access, mmu_index, probe, host_pc);
+}
+
+void __wrap_tlb_set_page_with_attrs_x86_64(void *cs, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot,
+                                           int mmu_index, uint64_t size)
+{
+    if (owner_of_cpu(cs)->engine->fill_access != ACCESS_FETCH) {
+        prot &= ~PROT_EXECUTE;
+    }
+    __real_tlb_set_page_with_attrs_x86_64(cs, vaddr, paddr, attrs, prot, mmu_index, size);
+}
+
+/* The first block of a page was translated: hear of the next store to it, through whatever mapping. */
+void __wrap_tlb_protect_code_x86_64(void *uc, uint64_t ram_address)
+{
+    ft_cpu *cpu = owner_of_uc(uc);
+    uint64_t page = ram_address >> FT_PAGE_SHIFT;
+
+    cpu->engine->has_code[page] = 1;
+    tlb_reset_dirty_x86_64(cpu->engine->cpu, (uintptr_t)cpu->ram + (page << FT_PAGE_SHIFT), FT_PAGE_BYTES);
+}
+
+void __wrap_tlb_unprotect_code_x86_64(void *uc, uint64_t ram_address)
+{
+    owner_of_uc(uc)->engine->has_code[ram_address >> FT_PAGE_SHIFT] = 0;
+    __real_tlb_unprotect_code_x86_64(uc, ram_address);
+}
+
+/* Does the running block lie on the page, wholly or in part? */
+static bool running_on(ft_engine *engine, uint64_t page, uintptr_t host_pc)
+{
+    char *block = host_pc ? tcg_tb_lookup_x86_64(engine->tcg, host_pc) : NULL;
+
+    return block && (FIELD(block, TB_PAGE_ADDR, uint64_t) >> FT_PAGE_SHIFT == page ||
+                     FIELD(block, TB_PAGE_ADDR + 8, uint64_t) >> FT_PAGE_SHIFT == page);
+}
+
+/* A store to a page: the first since its TLB entry was set up or the log was armed, or any while it has code. */
+void __wrap_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t start, int length,
+                                                uintptr_t host_pc)
+{
+    ft_cpu *cpu = owner_of_uc(uc);
+    ft_engine *engine = cpu->engine;
+    uint64_t page = start >> FT_PAGE_SHIFT;
+
+    ft_cpu_log_page(cpu, page);
+    engine->last_stored_page = page;
+    if (!engine->has_code[page]) {
+        return;
+    }
+    /* Drops the blocks that overlap the store. Does not return when the running block is one of them. */
+    engine->restart_position = ft_engine_position(cpu);
+    __real_tb_invalidate_phys_page_fast_x86_64(uc, pages, start, length, host_pc);
+    engine->restart_position = FT_NO_POSITION;
+    /*
+     * Drop the rest of the page's blocks too, so that the page can leave the slow path: it is most likely
+     * being reused for data. Not while one of its own blocks is running, which later stores may still
+     * modify; nor when code and data share the page for good, as in real-mode programs.
+     */
+    if (engine->has_code[page] && engine->drops[page] < DROPS_BEFORE_PRECISE && !running_on(engine, page, host_pc)) {
+        engine->drops[page]++;
+        ft_engine_drop_code(cpu, page, 1);
+    }
+}
+
+/* Called after the above: stores to the page no longer need to be looked at. */
+void tlb_set_dirty_x86_64(void *cs, uint64_t vaddr)
+{
+    ft_engine *engine = owner_of_cpu(cs)->engine;
+    uint64_t noted, clean = vaddr & ~(uint64_t)(FT_PAGE_BYTES - 1);
+
+    if (engine->has_code[engine->last_stored_page]) {
+        return;
+    }
+    noted = clean | 1 << 10; /* TLB_NOTDIRTY */
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
+        uint64_t index = (clean >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry));
+        char *desc = engine->env + ENV_TLB_DESC + mode * TLB_DESC_BYTES;
+        tlb_entry *victim = &FIELD(desc, TLB_DESC_VICTIMS, tlb_entry);
+
+        if (fast->table[index].addr_write == noted) {
+            fast->table[index].addr_write = clean;
+        }
+        for (int i = 0; i < VICTIM_ENTRIES; i++) {
+            if (victim[i].addr_write == noted) {
+                victim[i].addr_write = clean;
+            }
+        }
+    }
+}
+
+void __wrap_x86_stl_phys_notdirty_x86_64(void *cs, uint64_t address, uint32_t value)
+{
+    ft_cpu *cpu = owner_of_cpu(cs);
+    uint64_t offset = ft_ram_offset(cpu, address);
+
+    if (offset != UINT64_MAX) {
+        ft_cpu_log_page(cpu, offset >> FT_PAGE_SHIFT);
+    }
+    __real_x86_stl_phys_notdirty_x86_64(cs, address, value);
+}
+
+void ft_engine_rearm_dirty_log(ft_cpu *cpu)
+{
+    tlb_reset_dirty_x86_64(cpu->engine->cpu, (uintptr_t)cpu->ram, cpu->ram_bytes);
+}
+
+void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages)
+{
+    ft_engine *engine = cpu->engine;
+
+    for (uint64_t page = first_page; page < first_page + pages; page++) {
+        if (engine->has_code[page]) {
+            tb_invalidate_phys_page_range_x86_64(engine->uc, page << FT_PAGE_SHIFT, (page + 1) << FT_PAGE_SHIFT);
+            engine->has_code[page] = 0;
+        }
+    }
+}
+
+/*
+ * A cold TLB, in size too: how many entries it has decides which of them are evicted, and so when accessed
+ * bits in page tables are set again.
+ */
+void ft_engine_flush_tlb(ft_cpu *cpu)
+{
+    ft_engine *engine = cpu->engine;
+
+    clock_owner = cpu;
+    tlb_flush_x86_64(engine->cpu); /* the jump cache as well */
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        free((&FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode)->table);
+        free(FIELD(engine->env, ENV_TLB_DESC + mode * TLB_DESC_BYTES + TLB_DESC_IOTLB, void *));
+    }
+    tlb_init_x86_64(engine->cpu);
+    clock_owner = NULL;
+}
+
+/* ---- Instructions -------------------------------------------------------------------------------------------- */
+
+static void __attribute__((noreturn)) general_protection(void *env, uintptr_t host_pc)
+{
+    raise_exception_err_ra_x86_64(env, FT_VECTOR_GP, 0, host_pc);
+}
+
+void __wrap_helper_hlt_x86_64(void *env, int next_eip_addend)
+{
+    ft_cpu *cpu = owner_of_env(env);
+
+    cpu->halted = true;
+    cpu->stop = FT_STOP_HALT;
+    __real_helper_hlt_x86_64(env, next_eip_addend);
+}
+
+/* Third fault: SDM vol. 3, 6.15, the processor shuts down. */
+void __wrap_qemu_system_reset_request(void *uc)
+{
+    owner_of_uc(uc)->stop = FT_STOP_CRASH;
+    __real_qemu_system_reset_request(uc);
+}
+
+void __wrap_helper_cpuid_x86_64(void *env)
+{
+    uint64_t *regs = &FIELD(env, ENV_REGS, uint64_t);
+    ft_cpuid_leaf leaf = ft_cpuid(owner_of_env(env), (uint32_t)regs[0], (uint32_t)regs[1]);
+
+    regs[0] = leaf.eax;
+    regs[3] = leaf.ebx;
+    regs[1] = leaf.ecx;
+    regs[2] = leaf.edx;
+}
+
+static void read_tsc(void *env, uintptr_t host_pc)
+{
+    enum { CR4_TSD = 4 };
+    uint64_t *regs = &FIELD(env, ENV_REGS, uint64_t);
+    uint64_t tsc = ft_cpu_tsc(owner_of_env(env));
+
+    if ((&FIELD(env, ENV_CR, uint64_t))[4] & CR4_TSD && FIELD(env, ENV_HFLAGS, uint32_t) & HF_CPL) {
+        general_protection(env, host_pc);
+    }
+    regs[0] = (uint32_t)tsc;
+    regs[2] = tsc >> 32;
+}
+
+void __wrap_helper_rdtsc_x86_64(void *env)
+{
+    read_tsc(env, HOST_PC());
+}
+
+void __wrap_helper_rdtscp_x86_64(void *env)
+{
+    read_tsc(env, HOST_PC());
+    (&FIELD(env, ENV_REGS, uint64_t))[1] = (uint32_t)owner_of_env(env)->msr.tsc_aux;
+}
+
+void __wrap_helper_rdmsr_x86_64(void *env)
+{
+    uint64_t *regs = &FIELD(env, ENV_REGS, uint64_t), value;
+
+    if (ft_msr_read(owner_of_env(env), (uint32_t)regs[1], &value) != 0) {
+        general_protection(env, HOST_PC());
+    }
+    regs[0] = (uint32_t)value;
+    regs[2] = value >> 32;
+}
+
+void __wrap_helper_wrmsr_x86_64(void *env)
+{
+    const uint64_t *regs = &FIELD(env, ENV_REGS, uint64_t);
+    uint64_t value = (uint32_t)regs[0] | regs[2] << 32;
+
+    if (ft_msr_write(owner_of_env(env), (uint32_t)regs[1], value) != 0) {
+        general_protection(env, HOST_PC());
+    }
+}
+
+uint64_t *ft_engine_msr(ft_cpu *cpu, uint32_t index)
+{
+    char *env = cpu->engine->env;
+
+    switch (index) {
+    case 0x174:
+        return &FIELD(env, ENV_SYSENTER_CS, uint64_t); /* 32 bits, with padding behind them */
+    case 0x175:
+        return &FIELD(env, ENV_SYSENTER_ESP, uint64_t);
+    case 0x176:
+        return &FIELD(env, ENV_SYSENTER_EIP, uint64_t);
+    case 0xc0000081:
+        return &FIELD(env, ENV_STAR, uint64_t);
+    case 0xc0000082:
+        return &FIELD(env, ENV_LSTAR, uint64_t);
+    case 0xc0000083:
+        return &FIELD(env, ENV_CSTAR, uint64_t);
+    case 0xc0000084:
+        return &FIELD(env, ENV_FMASK, uint64_t);
+    case 0xc0000100:
+        return &segment(env, ENV_SEGS, 4)->base;
+    case 0xc0000101:
+        return &segment(env, ENV_SEGS, 5)->base;
+    case 0xc0000102:
+        return &FIELD(env, ENV_KERNEL_GS_BASE, uint64_t);
+    default:
+        return NULL;
+    }
+}
+
+uint64_t ft_engine_efer(const ft_cpu *cpu)
+{
+    return FIELD(cpu->engine->env, ENV_EFER, uint64_t);
+}
+
+/* SDM vol. 3, 2.2.1; LME may not change while paging is on (10.8.5). */
+int ft_engine_write_efer(ft_cpu *cpu, uint64_t value)
+{
+    char *env = cpu->engine->env;
+    uint64_t *efer = &FIELD(env, ENV_EFER, uint64_t), changed = value ^ *efer;
+
+    if (value & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) ||
+        (changed & EFER_LME && (&FIELD(env, ENV_CR, uint64_t))[0] & CR0_PG)) {
+        return -1;
+    }
+    *efer = (value & ~EFER_LMA) | (*efer & EFER_LMA);
+    if (changed & EFER_NXE) {
+        tlb_flush_x86_64(cpu->engine->cpu);
+    }
+    return 0;
+}
+
+/* RDRAND and RDSEED would differ between replicas: they are not there. */
+uint64_t __wrap_helper_rdrand_x86_64(void *env)
+{
+    raise_exception_err_ra_x86_64(env, FT_VECTOR_UD, 0, HOST_PC());
+}
+
+uint64_t __wrap_helper_read_crN_x86_64(void *env, int index)
+{
+    if (index == 8) {
+        return ft_on_cr8_read(owner_of_env(env)->device);
+    }
+    return __real_helper_read_crN_x86_64(env, index);
+}
+
+/* SDM vol. 2B, MOV to control registers: what raises #GP. */
+static bool control_register_valid(void *env, int index, uint64_t value)
+{
+    const uint64_t *cr = &FIELD(env, ENV_CR, uint64_t);
+    uint64_t efer = FIELD(env, ENV_EFER, uint64_t);
+    bool enters_long_mode = index == 0 && value & CR0_PG && !(cr[0] & CR0_PG) && efer & EFER_LME;
+    uint32_t hflags = FIELD(env, ENV_HFLAGS, uint32_t);
+
+    switch (index) {
+    case 0:
+        return value <= UINT32_MAX && !(value & CR0_PG && !(value & CR0_PE)) &&
+               !(value & CR0_NW && !(value & CR0_CD)) && !(enters_long_mode && !(cr[4] & CR4_PAE)) &&
+               !(hflags & HF_CS64 && !(value & CR0_PG));
+    case 3:
+        return value < 1ull << FT_PHYSICAL_BITS;
+    case 4:
+        return !(value & ~CR4_VALID) && !(efer & EFER_LMA && !(value & CR4_PAE));
+    case 8:
+        return value <= 15;
+    default:
+        return true;
+    }
+}
+
+void __wrap_helper_write_crN_x86_64(void *env, int index, uint64_t value)
+{
+    ft_cpu *cpu = owner_of_env(env);
+
+    if (!control_register_valid(env, index, value)) {
+        general_protection(env, HOST_PC());
+    }
+    switch (index) {
+    case 0:
+        cpu_x86_update_cr0_x86_64(env, (uint32_t)value);
+        break;
+    case 3:
+        cpu_x86_update_cr3_x86_64(env, value);
+        break;
+    case 4:
+        cpu_x86_update_cr4_x86_64(env, (uint32_t)value);
+        break;
+    case 8:
+        ft_on_cr8_write(cpu->device, (uint32_t)value);
+        break;
+    default:
+        (&FIELD(env, ENV_CR, uint64_t))[index] = value;
+        break;
+    }
+}
+
+/* SDM vol. 2B, SYSCALL. */
+void __wrap_helper_syscall_x86_64(void *env, int next_eip_addend)
+{
+    enum { PRESENT = 1 << 15, SYSTEM = 1 << 12, CODE_READ_ACCESSED = 0xb00, DATA_WRITE_ACCESSED = 0x300 };
+    enum { LONG = 1 << 21, BIG = 1 << 22, GRANULAR = 1 << 23 };
+    uint64_t *regs = &FIELD(env, ENV_REGS, uint64_t);
+    uint64_t star = FIELD(env, ENV_STAR, uint64_t);
+    uint32_t selector = (star >> 32) & 0xfffc;
+    uint32_t flat = PRESENT | SYSTEM | GRANULAR;
+
+    if (!(FIELD(env, ENV_EFER, uint64_t) & EFER_SCE)) {
+        raise_exception_err_ra_x86_64(env, FT_VECTOR_UD, 0, HOST_PC());
+    }
+    uint64_t next = FIELD(env, ENV_EIP, uint64_t) + (uint64_t)next_eip_addend;
+    uint32_t hflags = FIELD(env, ENV_HFLAGS, uint32_t);
+    if (hflags & HF_LMA) {
+        uint32_t flags = load_eflags(env) & ~FLAG_RF;
+        regs[1] = next;
+        regs[11] = flags;
+        store_eflags(env, flags & ~(uint32_t)FIELD(env, ENV_FMASK, uint64_t));
+        FIELD(env, ENV_EIP, uint64_t) =
+            hflags & HF_CS64 ? FIELD(env, ENV_LSTAR, uint64_t) : FIELD(env, ENV_CSTAR, uint64_t);
+        *segment(env, ENV_SEGS, 1) =
+            (engine_segment){selector, 0, UINT32_MAX, flat | CODE_READ_ACCESSED | LONG};
+    } else {
+        regs[1] = (uint32_t)next;
+        FIELD(env, ENV_EFLAGS, uint64_t) &= ~(uint64_t)(FLAG_IF | FLAG_RF | FLAG_VM);
+        FIELD(env, ENV_EIP, uint64_t) = (uint32_t)star;
+        *segment(env, ENV_SEGS, 1) =
+            (engine_segment){selector, 0, UINT32_MAX, flat | CODE_READ_ACCESSED | BIG};
+    }
+    *segment(env, ENV_SEGS, 2) =
+        (engine_segment){selector + 8, 0, UINT32_MAX, flat | DATA_WRITE_ACCESSED | BIG};
+    x86_update_hflags_x86_64(env);
+}
+
+/* ---- Ports and memory-mapped devices ------------------------------------------------------------------------- */
+
+/* SDM vol. 1, 19.5: IOPL, else the bitmap in the TSS. Unicorn's translator leaves this out. */
+static void check_port(void *env, uint32_t port, uint32_t size, uintptr_t host_pc)
+{
+    uint32_t flags = FIELD(env, ENV_EFLAGS, uint32_t);
+    uint32_t cpl = FIELD(env, ENV_HFLAGS, uint32_t) & HF_CPL;
+
+    if (!((&FIELD(env, ENV_CR, uint64_t))[0] & CR0_PE) || (!(flags & FLAG_VM) && cpl <= (flags & FLAG_IOPL) >> 12)) {
+        return;
+    }
+    /* The check raises its exception with the RIP it finds: bring that up to date. */
+    cpu_restore_state_x86_64(owner_of_env(env)->engine->cpu, host_pc, true);
+    (size == 1 ? helper_check_iob_x86_64 : size == 2 ? helper_check_iow_x86_64 : helper_check_iol_x86_64)(env, port);
+}
+
+static uint64_t port_read(void *env, uint32_t port, uint32_t size, uintptr_t host_pc)
+{
+    check_port(env, port, size, host_pc);
+    return ft_on_port_read(owner_of_env(env)->device, port, size);
+}
+
+static void port_write(void *env, uint32_t port, uint32_t size, uint32_t value, uintptr_t host_pc)
+{
+    check_port(env, port, size, host_pc);
+    ft_on_port_write(owner_of_env(env)->device, port, size, value);
+}
+
+uint64_t __wrap_helper_inb_x86_64(void *env, uint32_t port)
+{
+    return port_read(env, port, 1, HOST_PC());
+}
+
+uint64_t __wrap_helper_inw_x86_64(void *env, uint32_t port)
+{
+    return port_read(env, port, 2, HOST_PC());
+}
+
+uint64_t __wrap_helper_inl_x86_64(void *env, uint32_t port)
+{
+    return port_read(env, port, 4, HOST_PC());
+}
+
+void __wrap_helper_outb_x86_64(void *env, uint32_t port, uint32_t value)
+{
+    port_write(env, port, 1, value & 0xff, HOST_PC());
+}
+
+void __wrap_helper_outw_x86_64(void *env, uint32_t port, uint32_t value)
+{
+    port_write(env, port, 2, value & 0xffff, HOST_PC());
+}
+
+void __wrap_helper_outl_x86_64(void *env, uint32_t port, uint32_t value)
+{
+    port_write(env, port, 4, value, HOST_PC());
+}
+
+/* `base` is the region's first address: Unicorn reports offsets into a region. */
+static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *base)
+{
+    return ft_on_mmio_read(owner_of_uc(uc)->device, (uintptr_t)base + offset, size);
+}
+
+static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *base)
+{
+    ft_on_mmio_write(owner_of_uc(uc)->device, (uintptr_t)base + offset, size, value);
+}
+
+/* ---- Exceptions ---------------------------------------------------------------------------------------------- */
+
+static void on_exception(uc_engine *uc, uint32_t vector, void *owner)
+{
+    (void)uc;
+    (void)vector;
+    x86_cpu_do_interrupt_x86_64(((ft_cpu *)owner)->engine->cpu);
+}
+
+/* Unicorn keeps #UD apart from the other exceptions. */
+static bool on_invalid_instruction(uc_engine *uc, void *owner)
+{
+    on_exception(uc, FT_VECTOR_UD, owner);
+    return true;
+}
+
+/* ---- Saving and loading -------------------------------------------------------------------------------------- */
+
+static ft_segment save_segment(const engine_segment *from)
+{
+    return (ft_segment){.base = from->base, .limit = from->limit, .flags = from->flags, .selector = from->selector};
+}
+
+static engine_segment load_segment(const ft_segment *from)
+{
+    return (engine_segment){from->selector, from->base, from->limit, from->flags};
+}
+
+void ft_engine_save(const ft_cpu *cpu, ft_arch *arch)
+{
+    char *env = cpu->engine->env;
+    const uint64_t *cr = &FIELD(env, ENV_CR, uint64_t);
+
+    memcpy(arch->gpr, env + ENV_REGS, sizeof(arch->gpr));
+    arch->rip = FIELD(env, ENV_EIP, uint64_t);
+    arch->rflags = load_eflags(env);
+    for (int i = 0; i < 6; i++) {
+        arch->segment[i] = save_segment(segment(env, ENV_SEGS, i));
+    }
+    arch->ldtr = save_segment(segment(env, ENV_LDT, 0));
+    arch->tr = save_segment(segment(env, ENV_TR, 0));
+    arch->gdtr = save_segment(segment(env, ENV_GDT, 0));
+    arch->idtr = save_segment(segment(env, ENV_IDT, 0));
+    arch->cr0 = cr[0];
+    arch->cr2 = cr[2];
+    arch->cr3 = cr[3];
+    arch->cr4 = cr[4];
+    memcpy(arch->dr, env + ENV_DR, sizeof(arch->dr));
+    arch->efer = FIELD(env, ENV_EFER, uint64_t);
+    arch->star = FIELD(env, ENV_STAR, uint64_t);
+    arch->lstar = FIELD(env, ENV_LSTAR, uint64_t);
+    arch->cstar = FIELD(env, ENV_CSTAR, uint64_t);
+    arch->fmask = FIELD(env, ENV_FMASK, uint64_t);
+    arch->kernel_gs_base = FIELD(env, ENV_KERNEL_GS_BASE, uint64_t);
+    arch->sysenter_cs = FIELD(env, ENV_SYSENTER_CS, uint32_t);
+    arch->sysenter_esp = FIELD(env, ENV_SYSENTER_ESP, uint64_t);
+    arch->sysenter_eip = FIELD(env, ENV_SYSENTER_EIP, uint64_t);
+    arch->interrupt_shadow = FIELD(env, ENV_HFLAGS, uint32_t) & HF_INHIBIT_IRQ ? 1 : 0;
+    arch->nmi_blocked = FIELD(env, ENV_HFLAGS2, uint32_t) & HF2_NMI_BLOCKED ? 1 : 0;
+    arch->fpu_control = FIELD(env, ENV_FPUC, uint16_t);
+    arch->fpu_status =
+        (FIELD(env, ENV_FPUS, uint16_t) & ~0x3800u) | (FIELD(env, ENV_FPSTT, uint32_t) & 7) << 11;
+    arch->mxcsr = FIELD(env, ENV_MXCSR, uint32_t);
+    arch->fpu_ip = FIELD(env, ENV_FPIP, uint64_t);
+    arch->fpu_dp = FIELD(env, ENV_FPDP, uint64_t);
+    for (int i = 0; i < 8; i++) {
+        arch->fpu_tags |= (env[ENV_FPTAGS + i] == 0 ? 1u : 0) << i;
+        memcpy(arch->st[i], env + ENV_FPREGS + 16 * i, 10); /* the rest is padding with garbage */
+    }
+    for (int i = 0; i < 16; i++) {
+        memcpy(arch->xmm[i], env + ENV_XMM + XMM_STRIDE * i, 16);
+    }
+}
+
+void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
+{
+    char *env = cpu->engine->env;
+    uint64_t *cr = &FIELD(env, ENV_CR, uint64_t);
+
+    memcpy(env + ENV_REGS, arch->gpr, sizeof(arch->gpr));
+    FIELD(env, ENV_EIP, uint64_t) = arch->rip;
+    store_eflags(env, (uint32_t)arch->rflags);
+    for (int i = 0; i < 6; i++) {
+        *segment(env, ENV_SEGS, i) = load_segment(&arch->segment[i]);
+    }
+    *segment(env, ENV_LDT, 0) = load_segment(&arch->ldtr);
+    *segment(env, ENV_TR, 0) = load_segment(&arch->tr);
+    *segment(env, ENV_GDT, 0) = load_segment(&arch->gdtr);
+    *segment(env, ENV_IDT, 0) = load_segment(&arch->idtr);
+    cr[0] = arch->cr0;
+    cr[2] = arch->cr2;
+    cr[3] = arch->cr3;
+    cr[4] = arch->cr4;
+    FIELD(env, ENV_EFER, uint64_t) = arch->efer;
+    FIELD(env, ENV_STAR, uint64_t) = arch->star;
+    FIELD(env, ENV_LSTAR, uint64_t) = arch->lstar;
+    FIELD(env, ENV_CSTAR, uint64_t) = arch->cstar;
+    FIELD(env, ENV_FMASK, uint64_t) = arch->fmask;
+    FIELD(env, ENV_KERNEL_GS_BASE, uint64_t) = arch->kernel_gs_base;
+    FIELD(env, ENV_SYSENTER_CS, uint64_t) = arch->sysenter_cs;
+    FIELD(env, ENV_SYSENTER_ESP, uint64_t) = arch->sysenter_esp;
+    FIELD(env, ENV_SYSENTER_EIP, uint64_t) = arch->sysenter_eip;
+    FIELD(env, ENV_OLD_EXCEPTION, int32_t) = -1;
+    FIELD(env, ENV_HFLAGS2, uint32_t) = HF2_GIF | (arch->nmi_blocked ? HF2_NMI_BLOCKED : 0);
+    FIELD(env, ENV_HFLAGS, uint32_t) =
+        (arch->interrupt_shadow ? HF_INHIBIT_IRQ : 0) | (arch->cr4 & CR4_SMAP ? HF_SMAP : 0);
+    x86_update_hflags_x86_64(env);
+    FIELD(env, ENV_FPUC, uint16_t) = (uint16_t)arch->fpu_control;
+    FIELD(env, ENV_FPUS, uint16_t) = (uint16_t)(arch->fpu_status & ~0x3800u);
+    FIELD(env, ENV_FPSTT, uint32_t) = arch->fpu_status >> 11 & 7;
+    FIELD(env, ENV_MXCSR, uint32_t) = arch->mxcsr;
+    FIELD(env, ENV_FPIP, uint64_t) = arch->fpu_ip;
+    FIELD(env, ENV_FPDP, uint64_t) = arch->fpu_dp;
+    update_fp_status_x86_64(env);
+    update_mxcsr_status_x86_64(env);
+    for (int i = 0; i < 8; i++) {
+        env[ENV_FPTAGS + i] = !(arch->fpu_tags >> i & 1);
+        memcpy(env + ENV_FPREGS + 16 * i, arch->st[i], 10);
+    }
+    for (int i = 0; i < 16; i++) {
+        memset(env + ENV_XMM + XMM_STRIDE * i, 0, XMM_STRIDE);
+        memcpy(env + ENV_XMM + XMM_STRIDE * i, arch->xmm[i], 16);
+    }
+    /* Through the helper, which arms and disarms breakpoints: off first, on last. */
+    helper_set_dr_x86_64(env, 7, 0x400);
+    for (int i = 0; i < 4; i++) {
+        helper_set_dr_x86_64(env, i, arch->dr[i]);
+    }
+    FIELD(env, ENV_DR + 6 * 8, uint64_t) = arch->dr[6];
+    helper_set_dr_x86_64(env, 7, arch->dr[7]);
+    ft_engine_flush_tlb(cpu);
+}
+
+/* ---- Running ------------------------------------------------------------------------------------------------- */
+
+int ft_engine_run(ft_cpu *cpu)
+{
+    ft_engine *engine = cpu->engine;
+
+    clock_owner = cpu;
+    uc_err error = uc_emu_start(engine->uc, FIELD(engine->env, ENV_EIP, uint64_t), 0, 0, 0);
+    clock_owner = NULL;
+    if (error == UC_ERR_OK && cpu->stop != FT_STOP_NONE) {
+        return 0;
+    }
+    snprintf(cpu->error, sizeof(cpu->error), "the engine stopped at %#llx: %s",
+             (unsigned long long)FIELD(engine->env, ENV_EIP, uint64_t), uc_strerror(error));
+    if (error == UC_ERR_FETCH_PROT || error == UC_ERR_FETCH_UNMAPPED) {
+        cpu->stop = FT_STOP_CRASH; /* the guest jumped into a device */
+        return 0;
+    }
+    return -1;
+}
+
+/* ---- Opening ------------------------------------------------------------------------------------------------- */
+
+static int refuse(ft_cpu *cpu, const char *what)
+{
+    snprintf(cpu->error, sizeof(cpu->error),
+             "this build of Unicorn is not the one ftvm was made for (2.1.4): %s is not where it should be", what);
+    return -1;
+}
+
+/* Pointers that must point at each other if the offsets are right. */
+static int check_objects(ft_cpu *cpu)
+{
+    ft_engine *engine = cpu->engine;
+    unsigned major = 0, minor = 0;
+
+    uc_version(&major, &minor);
+    if (major != 2 || minor != 1) {
+        return refuse(cpu, "its version");
+    }
+    engine->cpu = FIELD(engine->uc, UC_CPU, char *);
+    if (!engine->cpu || FIELD(engine->cpu, CPU_UC, uc_engine *) != engine->uc) {
+        return refuse(cpu, "the CPU object");
+    }
+    engine->env = engine->cpu + CPU_ENV;
+    if (FIELD(engine->cpu, CPU_ENV_PTR, char *) != engine->env ||
+        FIELD(engine->env, ENV_UC, uc_engine *) != engine->uc) {
+        return refuse(cpu, "the CPU environment");
+    }
+    engine->tcg = FIELD(engine->uc, UC_TCG, char *);
+    if (!engine->tcg || FIELD(engine->tcg, TCG_UC, uc_engine *) != engine->uc) {
+        return refuse(cpu, "the translator");
+    }
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
+        if (fast->mask != 255 * sizeof(tlb_entry) || !fast->table) {
+            return refuse(cpu, "the TLB");
+        }
+    }
+    return 0;
+}
+
+/* Registers written through the public interface must appear where we look for them. */
+static int check_registers(ft_cpu *cpu)
+{
+    static const struct {
+        int id, offset, bytes;
+        const char *name;
+    } registers[] = {
+        {UC_X86_REG_RAX, ENV_REGS, 8, "RAX"},
+        {UC_X86_REG_R15, ENV_REGS + 15 * 8, 8, "R15"},
+        {UC_X86_REG_RIP, ENV_EIP, 8, "RIP"},
+        {UC_X86_REG_CR2, ENV_CR + 2 * 8, 8, "CR2"},
+        {UC_X86_REG_FS_BASE, ENV_SEGS + 4 * 24 + 8, 8, "the FS base"},
+        {UC_X86_REG_GS_BASE, ENV_SEGS + 5 * 24 + 8, 8, "the GS base"},
+        {UC_X86_REG_FPCW, ENV_FPUC, 2, "the x87 control word"},
+        {UC_X86_REG_MXCSR, ENV_MXCSR, 4, "MXCSR"},
+        {UC_X86_REG_XMM15, ENV_XMM + 15 * XMM_STRIDE, 16, "XMM15"},
+        {UC_X86_REG_DR0, ENV_DR, 8, "DR0"},
+    };
+    static const struct {
+        uint32_t index;
+        int offset;
+        const char *name;
+    } msrs[] = {{0xc0000081, ENV_STAR, "STAR"},
+                {0xc0000082, ENV_LSTAR, "LSTAR"},
+                {0xc0000083, ENV_CSTAR, "CSTAR"},
+                {0xc0000084, ENV_FMASK, "FMASK"},
+                {0xc0000102, ENV_KERNEL_GS_BASE, "the kernel GS base"},
+                {0x175, ENV_SYSENTER_ESP, "SYSENTER_ESP"},
+                {0x176, ENV_SYSENTER_EIP, "SYSENTER_EIP"}};
+    ft_engine *engine = cpu->engine;
+
+    for (size_t i = 0; i < sizeof(registers) / sizeof(registers[0]); i++) {
+        uint8_t value[16];
+        memset(value, 0x11 + (int)i, sizeof(value));
+        if (uc_reg_write(engine->uc, registers[i].id, value) != UC_ERR_OK ||
+            memcmp(engine->env + registers[i].offset, value, (size_t)registers[i].bytes) != 0) {
+            return refuse(cpu, registers[i].name);
+        }
+    }
+    /* MSR access of the public interface runs through the replaced helpers: this checks ours end to end. */
+    for (size_t i = 0; i < sizeof(msrs) / sizeof(msrs[0]); i++) {
+        uc_x86_msr msr = {msrs[i].index, 0x1122334455u + i};
+        if (uc_reg_write(engine->uc, UC_X86_REG_MSR, &msr) != UC_ERR_OK ||
+            FIELD(engine->env, msrs[i].offset, uint64_t) != msr.value) {
+            return refuse(cpu, msrs[i].name);
+        }
+    }
+    return 0;
+}
+
+/* RAM offsets must be Unicorn's RAM addresses: the dirty log and the code map are indexed by them. */
+static int check_ram(ft_cpu *cpu)
+{
+    uint64_t last = cpu->ram_bytes - FT_PAGE_BYTES;
+
+    if (qemu_ram_addr_from_host_x86_64(cpu->engine->uc, cpu->ram) != 0 ||
+        qemu_ram_addr_from_host_x86_64(cpu->engine->uc, cpu->ram + last) != last) {
+        return refuse(cpu, "guest RAM");
+    }
+    return 0;
+}
+
+/*
+ * Three blocks of real-mode code that store to the second page; run them in two pieces and look at the count, the
+ * stop and the dirty log. Restores the memory that it used.
+ */
+static int check_run(ft_cpu *cpu)
+{
+    static const uint8_t code[] = {
+        0xc6, 0x06, 0x00, 0x18, 0x5a, /* movb $0x5a, 0x1800 */
+        0xeb, 0x00,                   /* jmp 1f */
+        0x40,                         /* 1: inc %ax */
+        0xeb, 0x00,                   /* jmp 1f */
+        0xf4,                         /* 1: hlt */
+    };
+    uint8_t saved_code[sizeof(code)], saved_data = cpu->ram[0x1800];
+    uint32_t pages[2], count = 0;
+    ft_arch arch;
+
+    memcpy(saved_code, cpu->ram, sizeof(code));
+    memcpy(cpu->ram, code, sizeof(code));
+    memset(&arch, 0, sizeof(arch));
+    for (int i = 0; i < 6; i++) {
+        arch.segment[i] = (ft_segment){.limit = 0xffff, .flags = i == 1 ? 0x9b00 : 0x9300};
+    }
+    arch.cr0 = 0x60000010;
+    arch.rflags = 2;
+    ft_cpu_load(cpu, &arch);
+    ft_cpu_set_dirty_log(cpu, pages, &count);
+    int first = ft_cpu_run(cpu, 2);
+    ft_engine_save(cpu, &arch);
+    bool stopped = first == FT_STOP_POSITION && ft_cpu_position(cpu) == 2 && arch.rip == 10 && arch.gpr[0] == 1;
+    int second = ft_cpu_run(cpu, 100);
+    bool halted = second == FT_STOP_HALT && ft_cpu_position(cpu) == 3;
+    bool logged = count == 1 && pages[0] == 1 && cpu->ram[0x1800] == 0x5a;
+
+    memcpy(cpu->ram, saved_code, sizeof(code));
+    cpu->ram[0x1800] = saved_data;
+    ft_engine_drop_code(cpu, 0, 2);
+    if (!stopped || !halted) {
+        return refuse(cpu, "the block counter");
+    }
+    return logged ? 0 : refuse(cpu, "the dirty log");
+}
+
+static bool map_hole(ft_cpu *cpu, uint64_t start, uint64_t end)
+{
+    void *base = (void *)(uintptr_t)start;
+
+    return start == end || uc_mmio_map(cpu->engine->uc, start, end - start, mmio_read, base, mmio_write, base) ==
+                               UC_ERR_OK;
+}
+
+/* RAM, and everything else as devices: no access is ever unmapped, which would stop the engine. */
+static int map_memory(ft_cpu *cpu)
+{
+    uint64_t low = cpu->ram_bytes < FT_LOW_RAM_LIMIT ? cpu->ram_bytes : FT_LOW_RAM_LIMIT;
+    uint64_t high = cpu->ram_bytes - low;
+    uc_engine *uc = cpu->engine->uc;
+
+    if (uc_mem_map_ptr(uc, 0, low, UC_PROT_ALL, cpu->ram) != UC_ERR_OK || !map_hole(cpu, low, FT_HIGH_RAM) ||
+        (high && uc_mem_map_ptr(uc, FT_HIGH_RAM, high, UC_PROT_ALL, cpu->ram + low) != UC_ERR_OK) ||
+        !map_hole(cpu, FT_HIGH_RAM + high, 1ull << 52)) {
+        snprintf(cpu->error, sizeof(cpu->error), "the engine cannot map %llu bytes of RAM",
+                 (unsigned long long)cpu->ram_bytes);
+        return -1;
+    }
+    return 0;
+}
+
+/* The translator refuses what CPUID does not offer. */
+static void set_features(ft_cpu *cpu)
+{
+    uint64_t *features = &FIELD(cpu->engine->env, ENV_FEATURES, uint64_t);
+    ft_cpuid_leaf basic = ft_cpuid(cpu, 1, 0), structured = ft_cpuid(cpu, 7, 0), extended = ft_cpuid(cpu, 0x80000001, 0);
+
+    memset(features, 0, FEATURE_WORDS * sizeof(features[0]));
+    features[FEATURE_1_EDX] = basic.edx;
+    features[FEATURE_1_ECX] = basic.ecx;
+    features[FEATURE_7_EBX] = structured.ebx;
+    features[FEATURE_7_EDX] = structured.edx;
+    features[FEATURE_80000001_EDX] = extended.edx;
+    features[FEATURE_80000001_ECX] = extended.ecx;
+}
+
+static int check(ft_cpu *cpu)
+{
+    if (check_registers(cpu) != 0 || check_ram(cpu) != 0) {
+        return -1;
+    }
+    return check_run(cpu);
+}
+
+int ft_engine_open(ft_cpu *cpu)
+{
+    uint64_t pages = cpu->ram_bytes >> FT_PAGE_SHIFT;
+    ft_engine *engine = calloc(1, sizeof(*engine));
+    uc_hook hook;
+
+    cpu->engine = engine;
+    if (!engine || !(engine->has_code = calloc(pages, 1)) || !(engine->drops = calloc(pages, 1))) {
+        snprintf(cpu->error, sizeof(cpu->error), "out of memory");
+        return -1;
+    }
+    engine->restart_position = FT_NO_POSITION;
+    /* The mode is that of the register interface only: one engine runs real, protected and long mode. */
+    uc_err error = uc_open(UC_ARCH_X86, UC_MODE_64, &engine->uc);
+    if (error != UC_ERR_OK) {
+        snprintf(cpu->error, sizeof(cpu->error), "Unicorn does not open: %s", uc_strerror(error));
+        return -1;
+    }
+    if (map_memory(cpu) != 0 || check_objects(cpu) != 0) {
+        return -1;
+    }
+    FIELD(engine->env, ENV_OWNER, ft_cpu *) = cpu;
+    set_features(cpu);
+    /* With an exit address of its own, Unicorn walks guest page tables after each run and clobbers CR2. */
+    if (uc_ctl_exits_enable(engine->uc) != UC_ERR_OK ||
+        uc_hook_add(engine->uc, &hook, UC_HOOK_INTR, (void *)on_exception, cpu, 1, 0) != UC_ERR_OK ||
+        uc_hook_add(engine->uc, &hook, UC_HOOK_INSN_INVALID, (void *)on_invalid_instruction, cpu, 1, 0) != UC_ERR_OK) {
+        snprintf(cpu->error, sizeof(cpu->error), "Unicorn refuses the exception hooks");
+        return -1;
+    }
+    return check(cpu);
+}
+
+void ft_engine_close(ft_cpu *cpu)
+{
+    if (cpu->engine) {
+        if (cpu->engine->uc) {
+            uc_close(cpu->engine->uc);
+        }
+        free(cpu->engine->has_code);
+        free(cpu->engine->drops);
+        free(cpu->engine);
+    }
+}
