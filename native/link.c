@@ -109,6 +109,11 @@ uint64_t ft_link_command_capacity(void)
     return COMMAND_PAYLOAD_BYTES;
 }
 
+uint64_t ft_link_report_capacity(void)
+{
+    return REPORT_PAYLOAD_BYTES;
+}
+
 int ft_link_post(ft_link *link, const ft_command *command, const void *payload)
 {
     mailbox *box = link->box;
@@ -138,10 +143,9 @@ int ft_link_collect(ft_link *link, ft_report *report)
     return payload_bytes <= REPORT_PAYLOAD_BYTES && report->written_count <= link->ram_pages ? 0 : -1;
 }
 
-void ft_link_report_payload(ft_link *link, const ft_report *report, void *copy)
+const void *ft_link_report_payload(ft_link *link)
 {
-    memcpy(copy, link->box->report_payload,
-           (size_t)report->board_bytes + report->output_bytes + report->detail_bytes);
+    return link->box->report_payload;
 }
 
 int ft_link_await_command(ft_link *link, uint32_t spins, int lifeline, ft_command *command)
