@@ -1,6 +1,5 @@
 """Builds what is not Python: the native core (native/) and the guest code (firmware/). Metadata: pyproject.toml."""
 
-import importlib.util
 import os
 import shlex
 import shutil
@@ -9,7 +8,7 @@ import sysconfig
 from pathlib import Path
 from typing import ClassVar
 
-from setuptools import Command, setup
+from setuptools import Command, Extension, setup
 from setuptools.command.build import build as _build
 from setuptools.command.build_ext import build_ext as _build_ext
 
@@ -20,14 +19,6 @@ PRODUCTS = ("stubs", "kernels")
 
 def give_up(what: str, remedy: str) -> SystemExit:
     return SystemExit(f"error: ftvm cannot be built: {what}; {remedy}")
-
-
-def unicorn_headers() -> Path:
-    """Where the wheel keeps them; found without importing it, which would load the whole engine."""
-    package = importlib.util.find_spec("unicorn")
-    if package is None or package.origin is None:
-        raise give_up("the Python package 'unicorn' is missing", "let pip build ftvm, or: pip install unicorn==2.1.4")
-    return Path(package.origin).parent / "include"
 
 
 def compiler() -> list[str]:
@@ -42,11 +33,11 @@ def require_program(program: str, package: str) -> None:
 
 def require_header(header: str, package: str) -> None:
     """Preprocess a file that includes nothing but ``header``."""
-    folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), str(unicorn_headers())]
+    folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude")]
     command = [*compiler(), "-E", *(f"-I{folder}" for folder in folders), "-x", "c", "-"]
     probe = subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True, check=False)
     if probe.returncode != 0:
-        raise give_up(f"the header <{header}> is missing", f"install it ({package})")
+        raise give_up(f"the header <{header}> is missing", f"install it (Debian: apt-get install {package})")
 
 
 class build_firmware(Command):
@@ -91,10 +82,15 @@ class build_ext(_build_ext):
 
     def run(self) -> None:
         require_program(compiler()[0], "gcc")
-        require_header("stdint.h", "Debian: apt-get install libc6-dev")
-        require_header("Python.h", "Debian: apt-get install python3-dev")
-        require_header("unicorn/unicorn.h", "pip install unicorn==2.1.4")
+        require_header("stdio.h", "libc6-dev")
+        require_header("Python.h", "python3-dev")
         super().run()
+
+    def build_extension(self, ext: Extension) -> None:
+        if not self.inplace:
+            # Debug information names the folders of the machine that built it; a wheel travels.
+            ext.extra_compile_args.append("-g0")
+        super().build_extension(ext)
 
 
 class build(_build):

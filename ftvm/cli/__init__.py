@@ -55,10 +55,10 @@ def ftvm(ctx: click.Context) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with the documented exit code."""
-    sys.exit(run(arguments))
+    sys.exit(execute(arguments))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def execute(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's own) and return its exit code; errors become one line each."""
     try:
         code: Any = ftvm.main(args=arguments, prog_name="ftvm", standalone_mode=False)

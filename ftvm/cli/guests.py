@@ -39,7 +39,7 @@ def list_(json_file: BinaryIO | None) -> None:
         click.echo(f"{guest.name:<14} {guest.kind:<11} {guest.description}")
     missing = sorted(fetching.RECIPES.keys() - {guest.name for guest in guests})
     if missing:
-        click.echo(f"\nnot fetched yet: {', '.join(missing)} (ftvm guests fetch NAME)")
+        click.echo(f"not fetched yet: {', '.join(missing)} (ftvm guests fetch NAME)")
 
 
 @command.command("fetch")
