@@ -14,7 +14,8 @@ def output_file(path: str) -> BinaryIO:
     if path == "-":
         return sys.stdout.buffer
     try:
-        return open(path, "wb")
+        # The context closes it when the command ends.
+        return click.get_current_context().with_resource(open(path, "wb"))
     except OSError as error:
         raise HostError(f"{path} cannot be written: {error.strerror}", "give a path that can be written") from None
 

@@ -17,6 +17,7 @@ from ftvm.guests.fetch import RECIPES
 from ftvm.machine import DEFAULT_EPOCH_BLOCKS, MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.units import parse_blocks, parse_size
 
+KEYBOARD = 0  # standard input
 PROTOCOLS = ("flat", "multiboot1", "multiboot2", "linux", "pvh", "elf64")
 
 
@@ -91,7 +92,7 @@ def command(
         raise UsageError(f"a timeout of {timeout} seconds", "give a number, or no timeout")
     if interactive and input_path == "-":
         raise UsageError("standard input is both --input and the keyboard", "give --input a file")
-    on_terminal = terminal.in_foreground(sys.stdin.fileno()) and sys.stdout.isatty()
+    on_terminal = terminal.in_foreground(KEYBOARD) and sys.stdout.isatty()
     if interactive is None:
         interactive = on_terminal and input_path is None
     if real_time is None:
@@ -136,7 +137,7 @@ def command(
 
     if screen_file is not None:
         screen_file.write("".join(f"{line.rstrip()}\n" for line in machine.screen()).encode())
-        screen_file.close()
+        screen_file.flush()
     if json_file is not None:
         write_json(json_file, result.to_json())
     if machine.divergence_text is not None:
@@ -161,13 +162,12 @@ def _read_input(path: str) -> bytes:
 
 def _run_with_keyboard(machine: Machine) -> RunResult:
     """Run with the keys of standard input going to the guest."""
-    keyboard = sys.stdin.fileno()
     keys = terminal.KeyFilter()
 
     def typed() -> None:
-        data = os.read(keyboard, 4096)
+        data = os.read(KEYBOARD, 4096)
         if not data:
-            machine.unwatch(keyboard)
+            machine.unwatch(KEYBOARD)
             return
         for_guest, commands = keys.feed(data)
         if for_guest:
@@ -178,9 +178,9 @@ def _run_with_keyboard(machine: Machine) -> RunResult:
             else:
                 click.echo(f"\n{terminal.KEYS_HELP}", err=True)
 
-    machine.watch(keyboard, typed)
+    machine.watch(KEYBOARD, typed)
     click.echo(f"ftvm: {terminal.KEYS_HINT}", err=True)
-    with terminal.RawTerminal(keyboard):
+    with terminal.RawTerminal(KEYBOARD):
         return machine.run()
 
 
