@@ -973,6 +973,7 @@ void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
     memcpy(env + ENV_REGS, arch->gpr, sizeof(arch->gpr));
     FIELD(env, ENV_EIP, uint64_t) = arch->rip;
     store_eflags(env, (uint32_t)arch->rflags);
+    FIELD(env, ENV_EFLAGS, uint64_t) = arch->rflags; /* the loop takes all flags from here when it is entered */
     for (int i = 0; i < 6; i++) {
         *segment(env, ENV_SEGS, i) = load_segment(&arch->segment[i]);
     }
