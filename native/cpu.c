@@ -74,23 +74,33 @@ void ft_cpu_close(ft_cpu *cpu)
     }
 }
 
+/* Only an interrupt that can be delivered ends HLT (SDM vol. 2A, HLT). */
+static bool awake(ft_cpu *cpu)
+{
+    if (cpu->halted && (cpu->nmi_pending || (cpu->interrupt_line && ft_engine_interrupts_enabled(cpu)))) {
+        cpu->halted = false;
+    }
+    return !cpu->halted;
+}
+
 int ft_cpu_run(ft_cpu *cpu, uint64_t position)
 {
     cpu->limit = position;
-    cpu->stop = FT_STOP_NONE;
     cpu->error[0] = '\0';
-    if (cpu->halted) {
-        if (!cpu->nmi_pending && !(cpu->interrupt_line && ft_engine_interrupts_enabled(cpu))) {
-            return FT_STOP_HALT;
+    while (awake(cpu)) {
+        cpu->stop = FT_STOP_NONE;
+        ft_engine_limit_changed(cpu);
+        if (ft_engine_run(cpu) != 0) {
+            return FT_STOP_ENGINE;
         }
-        cpu->halted = false;
+        if (cpu->stop != FT_STOP_HALT) {
+            if (cpu->stop == FT_STOP_REQUEST) {
+                cpu->stop_requested = false;
+            }
+            return cpu->stop;
+        }
     }
-    ft_engine_limit_changed(cpu);
-    int stop = ft_engine_run(cpu) == 0 ? cpu->stop : FT_STOP_ENGINE;
-    if (stop == FT_STOP_REQUEST) {
-        cpu->stop_requested = false;
-    }
-    return stop;
+    return FT_STOP_HALT;
 }
 
 const char *ft_cpu_error(const ft_cpu *cpu)
