@@ -550,10 +550,11 @@ void __wrap_x86_stl_phys_notdirty_x86_64(void *cs, uint64_t address, uint32_t va
     ft_cpu *cpu = owner_of_cpu(cs);
     uint64_t offset = ft_ram_offset(cpu, address);
 
+    __real_x86_stl_phys_notdirty_x86_64(cs, address, value);
     if (offset != UINT64_MAX) {
         ft_cpu_log_page(cpu, offset >> FT_PAGE_SHIFT);
+        ft_engine_drop_code(cpu, offset >> FT_PAGE_SHIFT, 1); /* page-table entries may be instructions, too */
     }
-    __real_x86_stl_phys_notdirty_x86_64(cs, address, value);
 }
 
 void ft_engine_rearm_dirty_log(ft_cpu *cpu)
