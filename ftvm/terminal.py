@@ -51,8 +51,13 @@ class KeyFilter:
 
 
 def in_foreground(fd: int) -> bool:
-    """Whether ``fd`` is a terminal whose keys come to this process (a shell's background job must not touch it)."""
-    return os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp()
+    """Whether ``fd`` is a terminal that this process may read: a shell's background job would be stopped."""
+    if not os.isatty(fd):
+        return False
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # not the controlling terminal, so there is no job control on it
+        return True
 
 
 class RawTerminal:
