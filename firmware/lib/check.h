@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a kernel asserts. Every check prints one line, `ok NAME` or `not ok NAME: why`, and the kernel goes on:
- * the expectation file holds the lines of a machine on which everything is right.
+ * What a kernel asserts. Every check prints one line, `ok NAME` or `not ok NAME: why`, and the kernel goes
+ * on: the expectation file holds the lines of a machine on which everything is right.
  */
 #ifndef CHECK_H
 #define CHECK_H

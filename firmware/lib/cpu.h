@@ -50,16 +50,16 @@ enum {
 
 enum { EFER_SCE = 1u << 0, EFER_NXE = 1u << 11 };
 
-#define DEFINE_REGISTER(name)                                                                                \
-    static inline uint64_t read_##name(void)                                                                 \
-    {                                                                                                        \
-        uint64_t value;                                                                                      \
-        asm volatile("mov %%" #name ", %0" : "=r"(value));                                                   \
-        return value;                                                                                        \
-    }                                                                                                        \
-    static inline void write_##name(uint64_t value)                                                          \
-    {                                                                                                        \
-        asm volatile("mov %0, %%" #name : : "r"(value) : "memory");                                          \
+#define DEFINE_REGISTER(name)                                       \
+    static inline uint64_t read_##name(void)                        \
+    {                                                               \
+        uint64_t value;                                             \
+        asm volatile("mov %%" #name ", %0" : "=r"(value));          \
+        return value;                                               \
+    }                                                               \
+    static inline void write_##name(uint64_t value)                 \
+    {                                                               \
+        asm volatile("mov %0, %%" #name : : "r"(value) : "memory"); \
     }
 
 DEFINE_REGISTER(cr0)

@@ -16,14 +16,10 @@
 
 /* Already used by boot.S, so initialised here and not by gdt_init(). Accessed bits are set by the CPU. */
 uint64_t gdt[GDT_BYTES / 8] __attribute__((aligned(8))) = {
-    SLOT(KERNEL_CODE) = CODE64,
-    SLOT(KERNEL_DATA) = DATA32,
-    SLOT(USER_CODE32) = CODE32 | RING3,
-    SLOT(USER_DATA) = DATA32 | RING3,
-    SLOT(USER_CODE) = CODE64 | RING3,
-    SLOT(USER_DATA_SYSEXIT) = DATA32 | RING3,
-    SLOT(KERNEL_CODE32) = CODE32,
-    SLOT(KERNEL_CODE16) = CODE16,
+    SLOT(KERNEL_CODE) = CODE64,         SLOT(KERNEL_DATA) = DATA32,
+    SLOT(USER_CODE32) = CODE32 | RING3, SLOT(USER_DATA) = DATA32 | RING3,
+    SLOT(USER_CODE) = CODE64 | RING3,   SLOT(USER_DATA_SYSEXIT) = DATA32 | RING3,
+    SLOT(KERNEL_CODE32) = CODE32,       SLOT(KERNEL_CODE16) = CODE16,
     SLOT(KERNEL_DATA16) = DATA16,
 };
 
@@ -46,7 +42,7 @@ void gdt_init(void)
 {
     tss.rsp[0] = (uint64_t)(ring0_stack + sizeof ring0_stack);
     tss.ist[IST_DOUBLE_FAULT - 1] = (uint64_t)(double_fault_stack + sizeof double_fault_stack);
-    tss.io_bitmap_offset = (uint16_t)__builtin_offsetof(struct tss, io_bitmap);
+    tss.io_bitmap_offset = (uint16_t) __builtin_offsetof(struct tss, io_bitmap);
     memset(tss.io_bitmap, 0xff, sizeof tss.io_bitmap);
     gdt_load_tss(sizeof tss - 1);
 }

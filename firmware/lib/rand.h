@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators"): the same in every run. */
+/* xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators"): the same in every
+ * run. */
 #ifndef RAND_H
 #define RAND_H
 
