@@ -49,7 +49,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, environment: Path) -> Path:
-    """Built from the sdist alone, as pip does it for a user: with the build requirements that we name, and no others."""
+    """Built from the sdist alone, as pip does it for a user: with the build requirements that we name, no others."""
     run(environment / "bin/pip", "wheel", "--quiet", "--no-deps", sdist, cwd=environment)
     (built,) = environment.glob("*.whl")
     return built
