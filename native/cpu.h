@@ -22,6 +22,7 @@
 #define FT_VECTOR_DB 1
 #define FT_VECTOR_NMI 2
 #define FT_VECTOR_UD 6
+#define FT_VECTOR_NP 11
 #define FT_VECTOR_GP 13
 
 #define FT_NO_POSITION UINT64_MAX

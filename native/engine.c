@@ -105,6 +105,7 @@ enum {
     ENV_CSTAR = 0x12f0,
     ENV_FMASK = 0x12f8,
     ENV_KERNEL_GS_BASE = 0x1300,
+    ENV_EXCEPTION_IS_INT = 0x150c,
     ENV_DR = 0x1518,
     ENV_OLD_EXCEPTION = 0x1578,
     ENV_FEATURES = 0x1600,
@@ -222,6 +223,9 @@ void __real_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t 
                                                 uintptr_t host_pc);
 void __real_x86_stl_phys_notdirty_x86_64(void *cpu, uint64_t address, uint32_t value);
 void __real_helper_hlt_x86_64(void *env, int next_eip_addend);
+void __real_helper_raise_interrupt_x86_64(void *env, int vector, int next_eip_addend) __attribute__((noreturn));
+void __real_helper_into_x86_64(void *env, int next_eip_addend);
+void __real_raise_exception_err_x86_64(void *env, int vector, int error_code) __attribute__((noreturn));
 uint64_t __real_helper_read_crN_x86_64(void *env, int index);
 void __real_qemu_system_reset_request(void *uc);
 
@@ -238,6 +242,7 @@ typedef struct ft_engine {
     /* Position of a store that may restart its own block as a single instruction, see the block hook. */
     uint64_t restart_position;
     int fill_access;
+    uint64_t soft_interrupt_eip; /* of the INT n that is being delivered */
 
     uint64_t last_stored_page;
     uint8_t *has_code; /* per page: blocks translated from it may exist */
@@ -435,6 +440,17 @@ void __wrap_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int co
 void check_exit_request_x86_64(void *tcg)
 {
     (void)tcg;
+}
+
+/* Unicorn's float operations ask libc for each operand; here it is a few instructions and no far call. */
+int __isinff(float value)
+{
+    return __builtin_isinf_sign(value);
+}
+
+int __isinf(double value)
+{
+    return __builtin_isinf_sign(value);
 }
 
 int __wrap_gettimeofday(struct timeval *now, void *zone)
@@ -894,11 +910,44 @@ static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t v
 
 /* ---- Exceptions ---------------------------------------------------------------------------------------------- */
 
+/* Unicorn moves RIP behind INT n before it is delivered; a fault in the delivery must find it at INT n. */
 static void on_exception(uc_engine *uc, uint32_t vector, void *owner)
 {
+    ft_engine *engine = ((ft_cpu *)owner)->engine;
+
     (void)uc;
     (void)vector;
-    x86_cpu_do_interrupt_x86_64(((ft_cpu *)owner)->engine->cpu);
+    if (FIELD(engine->env, ENV_EXCEPTION_IS_INT, int32_t)) {
+        FIELD(engine->env, ENV_EIP, uint64_t) = engine->soft_interrupt_eip;
+    }
+    x86_cpu_do_interrupt_x86_64(engine->cpu);
+}
+
+void __wrap_helper_raise_interrupt_x86_64(void *env, int vector, int next_eip_addend)
+{
+    owner_of_env(env)->engine->soft_interrupt_eip = FIELD(env, ENV_EIP, uint64_t);
+    __real_helper_raise_interrupt_x86_64(env, vector, next_eip_addend);
+}
+
+void __wrap_helper_into_x86_64(void *env, int next_eip_addend)
+{
+    owner_of_env(env)->engine->soft_interrupt_eip = FIELD(env, ENV_EIP, uint64_t);
+    __real_helper_into_x86_64(env, next_eip_addend);
+}
+
+/*
+ * An error code that names an IDT entry is its index times 8, plus 2 (SDM vol. 3, 6.13). Unicorn multiplies by 16
+ * in long mode. No other error code of #NP and #GP has this bit set.
+ */
+void __wrap_raise_exception_err_x86_64(void *env, int vector, int error_code)
+{
+    enum { NAMES_IDT = 2, EXTERNAL_OR_LDT = 5 };
+
+    if ((vector == FT_VECTOR_NP || vector == FT_VECTOR_GP) && error_code & NAMES_IDT &&
+        !(error_code & EXTERNAL_OR_LDT) && FIELD(env, ENV_HFLAGS, uint32_t) & HF_LMA) {
+        error_code = (error_code >> 4) * 8 + NAMES_IDT;
+    }
+    __real_raise_exception_err_x86_64(env, vector, error_code);
 }
 
 /* Unicorn keeps #UD apart from the other exceptions. */
