@@ -57,6 +57,7 @@ $(VENV)/.dependencies: pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.dependencies $(BUILD_INPUTS)
+	@$(BIN)/python setup.py --quiet check_host
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
 	touch $@
 

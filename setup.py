@@ -40,11 +40,32 @@ def require_header(header: str, package: str) -> None:
         raise give_up(f"the header <{header}> is missing", f"install it (Debian: apt-get install {package})")
 
 
+class check_host(Command):
+    """Look for what the build needs beside Python packages, so that what is missing is said in one sentence."""
+
+    description = "look for the programs and headers that the build needs"
+    user_options: ClassVar = []
+
+    def initialize_options(self) -> None:
+        pass
+
+    def finalize_options(self) -> None:
+        pass
+
+    def run(self) -> None:
+        require_program("make", "make")
+        require_program("gcc", "gcc")
+        require_program("ld", "binutils")
+        require_program(compiler()[0], "gcc")
+        require_header("stdio.h", "libc6-dev")
+        require_header("Python.h", "python3-dev")
+
+
 class build_firmware(Command):
     """Build boot stubs and test kernels (guest code) and put them into the package as ``ftvm/firmware``."""
 
     description = "build the boot stubs and the test kernels"
-    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+    user_options: ClassVar = []
 
     def initialize_options(self) -> None:
         self.build_lib = None
@@ -57,15 +78,15 @@ class build_firmware(Command):
         return (ROOT if self.editable_mode else Path(self.build_lib)) / "ftvm" / "firmware"
 
     def run(self) -> None:
-        require_program("make", "make")
-        require_program("gcc", "gcc")
-        require_program("ld", "binutils")
         made = ROOT / "build" / "firmware"
+        for product in PRODUCTS:  # a kernel that was taken out of the sources must not live on
+            shutil.rmtree(made / product, ignore_errors=True)
+            shutil.rmtree(self.destination() / product, ignore_errors=True)
         make = ["make", "--no-print-directory", "-C", str(ROOT / "firmware"), f"OUT={made}"]
         if subprocess.run(make, check=False).returncode != 0:
             raise give_up("'make -C firmware' failed", "its messages are above")
         for product in PRODUCTS:
-            shutil.copytree(made / product, self.destination() / product, dirs_exist_ok=True)
+            shutil.copytree(made / product, self.destination() / product)
 
     def get_source_files(self) -> list[str]:
         return [str(path.relative_to(ROOT)) for path in (ROOT / "firmware").rglob("*") if path.is_file()]
@@ -78,13 +99,7 @@ class build_firmware(Command):
 
 
 class build_ext(_build_ext):
-    """Build ``ftvm._native``, after a look at what the compiler needs."""
-
-    def run(self) -> None:
-        require_program(compiler()[0], "gcc")
-        require_header("stdio.h", "libc6-dev")
-        require_header("Python.h", "python3-dev")
-        super().run()
+    """Build ``ftvm._native`` (native/build.py says from what)."""
 
     def build_extension(self, ext: Extension) -> None:
         if not self.inplace:
@@ -94,12 +109,12 @@ class build_ext(_build_ext):
 
 
 class build(_build):
-    sub_commands: ClassVar = [("build_firmware", None), *_build.sub_commands]
+    sub_commands: ClassVar = [("check_host", None), ("build_firmware", None), *_build.sub_commands]
 
 
 setup(
     cffi_modules=["native/build.py:ffibuilder"],
-    cmdclass={"build": build, "build_ext": build_ext, "build_firmware": build_firmware},
+    cmdclass={"build": build, "build_ext": build_ext, "build_firmware": build_firmware, "check_host": check_host},
     # cffi keeps to the limited API by itself; one wheel serves every later Python.
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
