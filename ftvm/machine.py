@@ -1,21 +1,36 @@
 """The composition root: configuration in, machine out. The only file that imports every room.
 
-    config = MachineConfig(image=Path("hello.elf"))
-    machine = Machine(config, on_console=lambda channel, data: sys.stdout.buffer.write(data))
-    result = machine.run()
+config = MachineConfig(image=Path("hello.elf"))
+machine = Machine(config, on_console=lambda channel, data: sys.stdout.buffer.write(data))
+result = machine.run()
 """
 
+import contextlib
+import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from ftvm.errors import UsageError
+from ftvm.boot import load
+from ftvm.boot.plan import BootPlan
+from ftvm.errors import HostError, UsageError
 from ftvm.exitcodes import ExitCode
-from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES
-from ftvm.units import MIB, PAGE_BYTES, format_size
+from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
+from ftvm.module.board import BoardConfig
+from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Start
+from ftvm.module.registers import register
+from ftvm.monitor.compare import Divergence
+from ftvm.monitor.console import Console
+from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.lockstep import Lockstep
+from ftvm.monitor.module_handle import ModuleHandle
+from ftvm.monitor.poller import Poller
+from ftvm.monitor.report import explain
+from ftvm.units import GIB, MIB, PAGE_BYTES, format_size
 
 RESULT_VERSION = 1
 """Of the object that ``ftvm run --json`` writes."""
@@ -23,6 +38,11 @@ RESULT_VERSION = 1
 MAX_MODULES = 3
 DEFAULT_EPOCH_BLOCKS = 1_000_000
 """About 10 ms: shorter epochs cost wake-ups, longer ones page compares (benchmarks/lockstep.md)."""
+
+SCREEN_LINES, SCREEN_COLUMNS = 25, 80
+
+SPINS = 2000
+"""Looks at the mailbox before a module sleeps, some 50 us: waking it takes about as long."""
 
 OnConsole = Callable[[str, bytes], None]
 """Called with (channel, bytes) for output that all modules agreed on; channel is ``serial`` or ``debug``."""
@@ -144,52 +164,151 @@ class Machine:
     """
 
     def __init__(self, config: MachineConfig, on_console: OnConsole | None = None) -> None:
-        raise NotImplementedError
+        self._config = config
+        after = (config.input_after or "").encode()
+        self._console = Console(on_console, config.input or b"", after)
+        self._poller = Poller()
+        self._stop = threading.Event()
+        self._faults: list[Fault] = []
+        self._handles: list[ModuleHandle] = []
+        self._image: VerifiedImage | None = None
+        self._divergence_text: str | None = None
 
     def run(self) -> RunResult:
         """Boot the guest and run it to its end. No process or memory outlives this call, whatever ends it.
 
-        Raises UnusableFile for an image that cannot be booted, HostError when the host refuses memory or processes.
+        Raises UnusableFile for an image that cannot be booted, HostError when the host refuses memory or processes,
+        EngineError when the CPU engine fails.
         """
-        raise NotImplementedError
+        config = self._config
+        began_s = time.monotonic()
+        _check_host_memory(config)
+        plan = load(config)
+        image = self._image = VerifiedImage(config.memory_bytes, threads=config.modules)
+        for segment in plan.segments:
+            image.write(segment.gpa, segment.data)
+        with contextlib.ExitStack() as resources:
+            resources.callback(self._poller.close)
+            self._start_modules(plan, image, resources)
+            lockstep = Lockstep(
+                self._handles,
+                image,
+                self._console,
+                self._poller,
+                stop=self._stop,
+                epoch_blocks=config.epoch_blocks,
+                until_s=None if config.timeout_s is None else began_s + config.timeout_s,
+                real_time=config.real_time,
+                patient=config.interactive,
+            )
+            if self._faults:
+                lockstep.inject(self._faults)
+            ending = lockstep.run()
+            if lockstep.divergences:
+                self._divergence_text = explain(lockstep.divergences[-1], image)
+        return RunResult(
+            version=RESULT_VERSION,
+            outcome=ending.outcome,
+            exit_code=ending.exit_code,
+            modules=self.modules,
+            sync_points=lockstep.sync_points,
+            blocks=image.position,
+            instructions=None,
+            divergences=[_divergence_report(divergence) for divergence in lockstep.divergences],
+            wall_s=time.monotonic() - began_s,
+            virtual_s=image.virtual_ns() / 1e9,
+            longest_pause_ms=lockstep.longest_pause_s * 1e3,
+            state_digest=image.digest(),
+        )
+
+    def _start_modules(self, plan: BootPlan, image: VerifiedImage, resources: contextlib.ExitStack) -> None:
+        config = self._config
+        board = BoardConfig()
+        start = Start(plan.cs, plan.ip, plan.registers)
+        # A module that waits may spin only on a core that nobody else needs: the monitor works meanwhile.
+        spins = SPINS if len(os.sched_getaffinity(0)) > config.modules else 0
+        for index in range(config.modules):
+            handle = ModuleHandle(index, board, start, config.memory_bytes, spins, self._poller)
+            resources.callback(handle.close)
+            self._handles.append(handle)
+            handle.begin_setup()
+        for handle in self._handles:
+            handle.fill(image)
+        for handle in self._handles:
+            handle.await_ready()
 
     def request_stop(self) -> None:
-        """End the run at the next sync point, with outcome ``stopped``. From any thread, or a callback."""
-        raise NotImplementedError
+        """End the run, with outcome ``stopped`` and the state of the last sync point. From any thread, or a callback."""
+        self._stop.set()
+        self._poller.wake()
 
     def send_console(self, data: bytes) -> None:
         """Bytes for the guest's serial port, at the next sync point. From any thread, or a callback."""
-        raise NotImplementedError
+        self._console.send(data)
+        self._poller.wake()
 
     def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call ``on_readable`` on the machine's thread whenever ``fd`` can be read (a terminal, a socket)."""
-        raise NotImplementedError
+        self._poller.watch(fd, on_readable)
 
     def unwatch(self, fd: int) -> None:
         """Forget ``fd``; for a callback that met the end of its file."""
-        raise NotImplementedError
+        self._poller.unwatch(fd)
 
-    def inject(self, module: int, position: int, target: Any) -> None:
+    def inject(self, module: int, position: int, target: FaultTarget) -> None:
         """Before ``run``: flip the bit ``target`` in one module when it stands exactly at ``position``.
 
-        For tests of the comparison. ``target`` is a RegisterBit or a RamBit (ftvm/module/link.py).
+        For tests of the comparison. Raises UsageError for a module, register or bit that is not there.
         """
-        raise NotImplementedError
+        if not 0 <= module < self._config.modules:
+            raise UsageError(f"a fault in module {module}", f"this machine has modules 0 to {self._config.modules - 1}")
+        match target:
+            case RegisterBit(name, bit):
+                if not 0 <= bit < register(name).size * 8:
+                    raise UsageError(f"register {name} has no bit {bit}", f"it has {register(name).size * 8} bits")
+            case RamBit(offset, bit):
+                if not (0 <= offset < self._config.memory_bytes and 0 <= bit < 8):
+                    raise UsageError(
+                        f"no bit {bit} of a byte at RAM offset {offset:#x}", "bits are 0 to 7 of each byte"
+                    )
+        self._faults.append(Fault(module, position, target))
 
     @property
     def modules(self) -> list[ModuleReport]:
         """The modules as they are now; also while the machine runs."""
-        raise NotImplementedError
+        return [ModuleReport(handle.index, handle.state, handle.pid, dict(handle.faults)) for handle in self._handles]
 
     @property
     def divergence_text(self) -> str | None:
         """After a fail-stop: the report of the divergence, for people."""
-        raise NotImplementedError
+        return self._divergence_text
 
     def read_memory(self, gpa: int, size: int) -> bytes:
         """``size`` bytes of verified guest physical memory. Raises UsageError where there is no RAM."""
-        raise NotImplementedError
+        offset = ram_offset(gpa, self._config.memory_bytes)
+        if self._image is None or offset is None or ram_offset(gpa + size - 1, self._config.memory_bytes) is None:
+            raise UsageError(f"{size} bytes at {gpa:#x} are not RAM of this machine", "RAM is there once it runs")
+        return self._image.ram[offset : offset + size]
 
     def screen(self) -> list[str]:
         """The 25 lines of 80 characters of the VGA text screen, from verified memory."""
-        raise NotImplementedError
+        cells = self.read_memory(VGA_TEXT, 2 * SCREEN_COLUMNS * SCREEN_LINES)
+        text = cells[::2].decode("cp437").translate({0: " "})
+        return [text[at : at + SCREEN_COLUMNS] for at in range(0, len(text), SCREEN_COLUMNS)]
+
+
+def _check_host_memory(config: MachineConfig) -> None:
+    """RAM is shared out page by page, so the host would refuse it only in mid-run, by killing somebody."""
+    needed = (config.modules + 1) * config.memory_bytes  # the modules' and the verified image
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise HostError(
+            f"{config.modules} modules of {format_size(config.memory_bytes)} and their verified image need"
+            f" {needed / GIB:.1f} GiB, the host has {there / GIB:.1f}",
+            "give less --memory or fewer --modules",
+        )
+
+
+def _divergence_report(divergence: Divergence) -> DivergenceReport:
+    first = divergence.differences[0]
+    return DivergenceReport(divergence.verified, divergence.module(), first.kind, first.where, "fail-stop", None)

@@ -1,0 +1,208 @@
+"""What the monitor and a module say to each other, and the mailbox (native/link.c) as either side holds it.
+
+The monitor gives a ``Setup`` over a socket once. From then on commands and reports alternate in the mailbox.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from ftvm._native import ffi, lib
+from ftvm.module.board import BoardConfig
+
+
+SETUP_BYTES = 65536
+"""The longest Setup or SetupAnswer."""
+
+
+class CommandKind(IntEnum):
+    """What a module can be told. Each command is answered by one report."""
+
+    RUN = 1  # take the inputs in the payload, then run to the target
+    LOAD = 2  # become the Snapshot in the payload; the monitor has put RAM right
+    FLUSH_TLB = 3  # start with a cold TLB, because another module does (UNICORN: accessed bits)
+    INJECT = 4  # remember the faults in the payload
+
+
+class RegisterBit(msgspec.Struct, frozen=True, tag="register"):
+    """Bit ``bit`` of the register ``name`` (ftvm/module/registers.py)."""
+
+    name: str
+    bit: int
+
+
+class RamBit(msgspec.Struct, frozen=True, tag="ram"):
+    """Bit ``bit`` (0..7) of the byte at ``offset`` in RAM.
+
+    ``logged``: enter the page in the dirty log, as no store does it. Otherwise the flip stays unseen until the page is
+    written, its content is read into a register, or a scrub compares it.
+    """
+
+    offset: int
+    bit: int
+    logged: bool = False
+
+
+FaultTarget = RegisterBit | RamBit
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Flip ``target`` once in ``module``, when it stands exactly at ``position``.
+
+    All modules are told: putting a register back makes a TLB cold, which must happen to all of them or to none.
+    """
+
+    module: int
+    position: int
+    target: FaultTarget
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A module's state beside its RAM: ft_arch, and what Board.save() gave."""
+
+    arch: bytes
+    board: bytes
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where the CPU leaves reset: real mode, CS base = cs * 16; ``registers`` that are not zero."""
+
+    cs: int
+    ip: int
+    registers: dict[str, int] = {}
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """All that a module is ever told about itself; descriptors are inherited, numbers stay the same."""
+
+    index: int
+    ram_bytes: int
+    board: BoardConfig
+    start: Start
+    ram_fd: int
+    mailbox_fd: int
+    command_doorbell: int
+    report_doorbell: int
+    spins: int
+
+
+class SetupAnswer(msgspec.Struct, frozen=True):
+    """``error`` is None when the module is ready for commands, else one line that says why it never will be."""
+
+    error: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Where a module stands after a command: everything but its RAM that the monitor compares.
+
+    ``stop`` is a StopKind; ``wake_ns`` the virtual time of the next timer event of an idle guest, 0 if there is none;
+    ``detail`` says more about a crash or a failure of the engine.
+    """
+
+    stop: int
+    position: int
+    wake_ns: int
+    arch: bytes
+    board: bytes
+    outputs: bytes
+    detail: bytes
+
+
+class LinkFault(Exception):
+    """What stands in a mailbox cannot be: the module that writes it is faulty."""
+
+
+def mailbox_bytes(ram_bytes: int) -> int:
+    return int(lib.ft_link_mailbox_bytes(ram_bytes))
+
+
+def _open(memory: Any, ram_bytes: int, command_doorbell: int, report_doorbell: int) -> Any:
+    link = lib.ft_link_open(ffi.from_buffer(memory), ram_bytes, command_doorbell, report_doorbell)
+    if link == ffi.NULL:
+        raise MemoryError
+    return ffi.gc(link, lib.ft_link_close)
+
+
+class MonitorEnd:
+    """The monitor's side of one mailbox, which is mapped at ``memory``."""
+
+    def __init__(self, memory: Any, ram_bytes: int, command_doorbell: int, report_doorbell: int) -> None:
+        self._memory = memory  # the mapping lives as long as this
+        self._link = _open(memory, ram_bytes, command_doorbell, report_doorbell)
+        self._command = ffi.new("ft_command *")
+        self._report = ffi.new("ft_report *")
+        self._arch = ffi.buffer(ffi.addressof(self._report, "arch"))
+        self._payload = ffi.buffer(lib.ft_link_report_payload(self._link), lib.ft_link_report_capacity())
+        self.written_pages: Any = lib.ft_link_written_pages(self._link)
+        """uint32_t *: the module's dirty log, which it may write at any time."""
+
+    def post(self, kind: CommandKind, target: int = 0, payload: bytes = b"") -> None:
+        """Raises LinkFault when the payload is longer than a mailbox takes."""
+        self._command.kind = kind
+        self._command.target = target
+        self._command.payload_bytes = len(payload)
+        if lib.ft_link_post(self._link, self._command, payload) != 0:
+            raise LinkFault(f"a command with {len(payload)} bytes cannot be posted")
+
+    def reported(self, spins: int = 0) -> bool:
+        """Whether the report to the newest command is there. If not, its doorbell will ring."""
+        return bool(lib.ft_link_reported(self._link, spins))
+
+    def collect(self) -> tuple[Report, int]:
+        """A private copy of the report, and the number of pages in the dirty log. Raises LinkFault."""
+        head = self._report
+        if lib.ft_link_collect(self._link, head) != 0:
+            raise LinkFault("the report's lengths are impossible")
+        outputs_at = head.board_bytes
+        detail_at = outputs_at + head.output_bytes
+        report = Report(
+            head.stop,
+            head.position,
+            head.wake_ns,
+            self._arch[:],
+            self._payload[:outputs_at],
+            self._payload[outputs_at:detail_at],
+            self._payload[detail_at : detail_at + head.detail_bytes],
+        )
+        return report, head.written_count
+
+
+class ModuleEnd:
+    """The module's side of its mailbox, which is mapped at ``memory``."""
+
+    def __init__(self, memory: Any, ram_bytes: int, command_doorbell: int, report_doorbell: int) -> None:
+        self._memory = memory  # the mapping lives as long as this
+        self._link = _open(memory, ram_bytes, command_doorbell, report_doorbell)
+        self._command = ffi.new("ft_command *")
+        self._report = ffi.new("ft_report *")
+        self._payload = ffi.buffer(lib.ft_link_command_payload(self._link), lib.ft_link_command_capacity())
+        self.arch: Any = ffi.addressof(self._report, "arch")
+        self.written_pages: Any = lib.ft_link_written_pages(self._link)
+        self.written_count: Any = lib.ft_link_written_count(self._link)
+
+    def await_command(self, spins: int, lifeline: int) -> tuple[CommandKind, int, bytes] | None:
+        """(kind, target, payload) of the next command; None when the monitor is gone. Raises OSError, LinkFault."""
+        match lib.ft_link_await_command(self._link, spins, lifeline, self._command):
+            case 0:
+                command = self._command
+                return CommandKind(command.kind), command.target, self._payload[: command.payload_bytes]
+            case 1:
+                return None
+            case _:
+                raise LinkFault("waiting for a command failed")
+
+    def publish(self, stop: int, wake_ns: int, board: bytes, outputs: bytes, detail: bytes) -> None:
+        """Report; the architectural state was put into ``arch`` before.
+
+        Raises LinkFault when the report is longer than a mailbox takes.
+        """
+        head = self._report
+        head.stop = stop
+        head.position = self.arch.position
+        head.wake_ns = wake_ns
+        head.board_bytes = len(board)
+        head.output_bytes = len(outputs)
+        head.detail_bytes = len(detail)
+        if lib.ft_link_publish(self._link, head, board, outputs, detail) != 0:
+            raise LinkFault(f"a report with {len(board)} bytes of state cannot be published")

@@ -1,0 +1,147 @@
+"""A module's process: it waits for a command, does it, reports. It touches nothing but its memory and its mailbox.
+
+Started by the monitor as ``python -m ftvm.module.process SOCKET PARENT``: the number of an inherited socket, on which
+a Setup comes and a SetupAnswer goes, and the monitor's process id.
+"""
+
+import mmap
+import signal
+import socket
+import sys
+
+import msgspec
+
+from ftvm._native import lib
+from ftvm.errors import FtvmError
+from ftvm.module import events
+from ftvm.module.board import Board, Stop, StopKind
+from ftvm.module.cpu import Cpu
+from ftvm.module.link import (
+    SETUP_BYTES,
+    CommandKind,
+    Fault,
+    FaultTarget,
+    ModuleEnd,
+    RamBit,
+    Setup,
+    SetupAnswer,
+    Snapshot,
+    Start,
+    mailbox_bytes,
+)
+from ftvm.module.registers import ARCH_BYTES, register, with_registers
+
+_decode_setup = msgspec.msgpack.Decoder(Setup).decode
+_decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
+_decode_faults = msgspec.msgpack.Decoder(list[Fault]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Module:
+    """A board with its CPU and RAM, driven by commands."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._index = setup.index
+        self._spins = setup.spins
+        self._faults: list[Fault] = []
+        self._ram = mmap.mmap(setup.ram_fd, setup.ram_bytes)
+        mailbox = mmap.mmap(setup.mailbox_fd, mailbox_bytes(setup.ram_bytes))
+        self._link = ModuleEnd(mailbox, setup.ram_bytes, setup.command_doorbell, setup.report_doorbell)
+        self._cpu = Cpu(self._ram)
+        self._cpu.set_dirty_log(self._link.written_pages, self._link.written_count)
+        self._board = Board(setup.board, self._cpu)
+        self._start_at(setup.start)
+
+    def _start_at(self, start: Start) -> None:
+        values = {**start.registers, "cs.selector": start.cs, "cs.base": start.cs * 16, "rip": start.ip}
+        self._cpu.load(with_registers(self._arch(), values))
+
+    def _arch(self) -> bytes:
+        arch = bytearray(ARCH_BYTES)
+        self._cpu.save(arch)
+        return bytes(arch)
+
+    def serve(self, lifeline: int) -> None:
+        """Do commands until ``lifeline``, the socket to the monitor, is closed at its other end."""
+        while (command := self._link.await_command(self._spins, lifeline)) is not None:
+            kind, target, payload = command
+            match kind:
+                case CommandKind.RUN:
+                    self._report(self._run(target, payload))
+                case CommandKind.LOAD:
+                    self._load(_decode_snapshot(payload))
+                    self._report(self._here())
+                case CommandKind.FLUSH_TLB:
+                    self._cpu.flush_tlb()
+                    self._report(self._here())
+                case CommandKind.INJECT:
+                    self._faults = sorted(self._faults + _decode_faults(payload), key=lambda fault: fault.position)
+                    self._report(self._here())
+
+    def _here(self) -> Stop:
+        return Stop(StopKind.POSITION)
+
+    def _run(self, target: int, payload: bytes) -> Stop:
+        self._cpu.rearm_dirty_log()  # not earlier: the monitor reads the log after the report
+        if payload:
+            self._board.put(events.decode_inputs(payload))
+        while self._faults and self._faults[0].position <= target:
+            stop = self._board.run(self._faults[0].position)
+            if stop.kind != StopKind.POSITION:
+                return stop
+            self._inject(self._faults.pop(0))
+        return self._board.run(target)
+
+    def _report(self, stop: Stop) -> None:
+        self._cpu.save(self._link.arch)
+        outputs = self._board.take_outputs()
+        self._link.publish(stop.kind, stop.wake_ns or 0, self._board.save(), outputs, stop.detail.encode())
+
+    def _load(self, snapshot: Snapshot) -> None:
+        self._cpu.load(snapshot.arch)
+        self._board.load(snapshot.board)
+        self._cpu.invalidate_code(0, len(self._ram))
+        self._cpu.rearm_dirty_log()
+
+    def _inject(self, fault: Fault) -> None:
+        mine = fault.module == self._index
+        if isinstance(fault.target, RamBit):
+            if mine:
+                self._flip_ram(fault.target)
+            return
+        arch = self._arch()
+        if mine:
+            where = register(fault.target.name)
+            arch = with_registers(arch, {where.name: where.of(arch) ^ 1 << fault.target.bit})
+        chips = self._board.save()
+        self._cpu.load(arch)
+        self._board.load(chips)  # the interrupt line is the board's to restore
+
+    def _flip_ram(self, target: RamBit) -> None:
+        flipped = self._ram[target.offset] ^ 1 << target.bit
+        if target.logged:
+            self._cpu.write_ram(target.offset, bytes([flipped]))
+        else:
+            self._ram[target.offset] = flipped
+
+
+def main() -> int:
+    """Exit status 0 when the monitor ended first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the monitor, which ends its modules
+    lifeline, monitor = int(sys.argv[1]), int(sys.argv[2])
+    if lib.ft_link_die_with(monitor) != 0:
+        return 0
+    with socket.socket(fileno=lifeline) as connection:
+        setup = _decode_setup(connection.recv(SETUP_BYTES))
+        try:
+            module = Module(setup)
+        except FtvmError as error:
+            connection.send(_encode(SetupAnswer(error.message)))
+            return 0
+        connection.send(_encode(SetupAnswer()))
+        module.serve(lifeline)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The verdict at a sync point: do all modules say the same, and if not, what exactly differs.
+
+The quick question is whether reports are equal as bytes; only when they are not is every register, chip field and
+output looked at by name.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ftvm.module.board import StopKind
+from ftvm.module.link import Report
+from ftvm.module.registers import REGISTERS
+from ftvm.monitor.image import BadDirtyLog, ByteRun, VerifiedImage, WrittenMemory
+
+Value = int | bytes | str
+"""What one module holds: a number, bytes, or a description."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which modules differ; ``values`` has one entry per module.
+
+    ``kind`` is register, memory, chip, output, stop, death, hang or link; ``where`` names the thing.
+    """
+
+    kind: str
+    where: str
+    values: tuple[Value, ...]
+
+    def suspect(self) -> int | None:
+        """The module that is alone with its value while at least two others agree; None if there is none."""
+        for index, value in enumerate(self.values):
+            others = [other for place, other in enumerate(self.values) if place != index]
+            if len(others) > 1 and value not in others and len(set(others)) == 1:
+                return index
+        return None
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Why a sync point was not reached in agreement.
+
+    ``verified`` is the position of the last agreement; ``reports`` has one per module, None where a module gave
+    none. ``pages`` counts the pages of memory that differ.
+    """
+
+    verified: int
+    differences: tuple[Difference, ...]
+    reports: tuple[Report | None, ...]
+    pages: int = 0
+    culprit: int | None = None
+
+    def module(self) -> int | None:
+        """Index of the module that must be faulty, as far as one look can tell."""
+        return self.culprit if self.culprit is not None else self.differences[0].suspect()
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
+
+
+def _stops(reports: Sequence[Report]) -> Iterator[Difference]:
+    stops = [StopKind(r.stop).name.lower() if r.stop in set(StopKind) else f"unknown ({r.stop})" for r in reports]
+    if _differ(stops):
+        yield Difference("stop", "reason", tuple(stops))
+    if _differ([r.position for r in reports]):
+        yield Difference("stop", "position", tuple(r.position for r in reports))
+    if _differ([r.wake_ns for r in reports]):
+        yield Difference("stop", "wake_ns", tuple(r.wake_ns for r in reports))
+    if _differ([r.detail for r in reports]):
+        yield Difference("stop", "detail", tuple(r.detail.decode(errors="replace") for r in reports))
+
+
+def _registers(reports: Sequence[Report]) -> Iterator[Difference]:
+    for register in REGISTERS.values():
+        values = tuple(register.of(report.arch) for report in reports)
+        if _differ(values):
+            yield Difference("register", register.name, values)
+
+
+def _fields(path: str, values: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Paths below which decoded states differ, down to single values: ``pic.master.irr``, ``uart.fifo[3]``."""
+    if not _differ(values):
+        return
+    if all(isinstance(value, dict) for value in values):
+        for key in sorted({key for value in values for key in value}):
+            below = [value.get(key, "absent") for value in values]
+            yield from _fields(f"{path}.{key}" if path else str(key), below)
+    elif all(isinstance(value, list) for value in values) and not _differ([len(value) for value in values]):
+        for index in range(len(values[0])):
+            yield from _fields(f"{path}[{index}]", [value[index] for value in values])
+    else:
+        yield path, values
+
+
+def _packed(kind: str, states: Sequence[bytes]) -> Iterator[Difference]:
+    """Differences between msgpack values, field by field; as raw bytes if one of them is not msgpack any more."""
+    if not _differ(states):
+        return
+    try:
+        decoded = [msgspec.msgpack.decode(state) for state in states]
+    except msgspec.DecodeError:
+        yield Difference(kind, "encoding", tuple(states))
+        return
+    for path, values in _fields("", decoded):
+        yield Difference(kind, path, tuple(v if isinstance(v, int | bytes | str) else repr(v) for v in values))
+
+
+def _memory(runs: Sequence[ByteRun], memories: Sequence[WrittenMemory]) -> Iterator[Difference]:
+    for run in runs:
+        values = tuple(memory.read(run.offset, run.size) for memory in memories)
+        yield Difference("memory", f"ram {run.offset:#x}", values)
+
+
+def compare(image: VerifiedImage, reports: Sequence[Report], memories: Sequence[WrittenMemory]) -> Divergence | None:
+    """None when all modules agree about everything; then the image may be committed with any of the reports."""
+    try:
+        pages, runs = image.compare(memories)
+    except BadDirtyLog as fault:
+        culprit = int(fault.args[0])
+        values = tuple("names a page outside RAM" if i == culprit else "sound" for i in range(len(reports)))
+        return Divergence(image.position, (Difference("link", "dirty log", values),), tuple(reports), 0, culprit)
+    if pages == 0 and not _differ(reports):
+        return None
+    differences = (
+        *_stops(reports),
+        *_registers(reports),
+        *_packed("chip", [report.board for report in reports]),
+        *_packed("output", [report.outputs for report in reports]),
+        *_memory(runs, memories),
+    )
+    if not differences:  # a module that should stand still wrote between the two looks
+        changing = tuple("changing" for _ in reports)
+        differences = (Difference("memory", "a page that changes while it is compared", changing),)
+    return Divergence(image.position, differences, tuple(reports), pages)

@@ -1,0 +1,138 @@
+"""The verified state: the newest state that all modules agreed on, and the only one that may reach the outside.
+
+Its memory is private to the monitor. No module can map it, so no module can damage it.
+"""
+
+import contextlib
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from ftvm._native import ffi, lib
+from ftvm.errors import HostError
+from ftvm.memory_map import ram_offset
+from ftvm.module.link import Report
+from ftvm.module.registers import register
+from ftvm.units import NS_PER_BLOCK, PAGE_BYTES, format_size
+
+_SKIPPED = register("skipped_ns")
+
+MAX_RUNS = 64
+"""Differing runs of bytes that a comparison names; the pages are all counted."""
+
+
+@dataclass(frozen=True)
+class WrittenMemory:
+    """One module's memory at a sync point: a cffi pointer to its RAM, and its dirty log (page numbers)."""
+
+    ram: Any
+    pages: Any
+    count: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What the module's RAM holds now."""
+        return bytes(ffi.buffer(self.ram + offset, size))
+
+
+@dataclass(frozen=True)
+class ByteRun:
+    """``size`` bytes from ``offset`` in RAM, in which the modules of ``modules`` (indices) differ from the first."""
+
+    offset: int
+    size: int
+    modules: tuple[int, ...]
+
+
+class BadDirtyLog(Exception):
+    """A dirty log names a page that does not exist: the module in ``args[0]`` is faulty."""
+
+
+class VerifiedImage:
+    """RAM, architectural state and chips as of the last commit; ``position`` is where that was."""
+
+    def __init__(self, ram_bytes: int, threads: int) -> None:
+        try:
+            self.ram = mmap.mmap(-1, ram_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise HostError(
+                f"no address space for {format_size(ram_bytes)} of guest memory: {error.strerror}"
+            ) from error
+        with contextlib.suppress(OSError):  # a kernel without huge pages only makes first touches dearer
+            self.ram.madvise(mmap.MADV_HUGEPAGE)
+        self.ram_bytes = ram_bytes
+        self.arch = b""
+        self.board = b""
+        self.position = 0
+        self._address = ffi.from_buffer(self.ram)
+        voter = lib.ft_voter_open(self._address, ram_bytes, threads)
+        if voter == ffi.NULL:
+            raise HostError("no memory or threads for the comparison of the modules")
+        self._voter = ffi.gc(voter, lib.ft_voter_close)
+        self._runs = ffi.new("ft_difference[]", MAX_RUNS)
+        self._run_count = ffi.new("uint32_t *")
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Put part of the start image where it belongs. Raises ValueError outside RAM."""
+        offset = ram_offset(gpa, self.ram_bytes)
+        if offset is None or lib.ft_voter_write(self._voter, offset, data, len(data)) != 0:
+            raise ValueError(f"{len(data)} bytes at {gpa:#x} are not inside RAM")
+
+    def _contents(self) -> Iterator[tuple[int, int]]:
+        """(first page, pages) of every stretch of RAM that is not all zero."""
+        count = ffi.new("uint32_t *")
+        page = lib.ft_voter_content(self._voter, 0, count)
+        while count[0]:
+            yield page, count[0]
+            page = lib.ft_voter_content(self._voter, page + count[0], count)
+
+    def fill(self, ram: Any) -> None:
+        """Copy the image into a new module's RAM (a cffi pointer), all of which is zero: only content is touched."""
+        for page, count in self._contents():
+            offset = page * PAGE_BYTES
+            ffi.memmove(ram + offset, self._address + offset, count * PAGE_BYTES)
+
+    def compare(self, memories: Sequence[WrittenMemory]) -> tuple[int, list[ByteRun]]:
+        """Compare every page that any module wrote: how many differ, and the first differing runs.
+
+        Raises BadDirtyLog.
+        """
+        array = ffi.new("ft_memory[]", len(memories))
+        for entry, memory in zip(array, memories, strict=True):
+            entry.ram, entry.written, entry.count = memory.ram, memory.pages, memory.count
+        differing = lib.ft_voter_compare(self._voter, array, len(memories), self._runs, MAX_RUNS, self._run_count)
+        if differing < 0:
+            raise BadDirtyLog(-1 - differing)
+        return differing, [self._run(self._runs[i], len(memories)) for i in range(self._run_count[0])]
+
+    @staticmethod
+    def _run(found: Any, modules: int) -> ByteRun:
+        return ByteRun(found.offset, found.bytes, tuple(m for m in range(modules) if found.modules >> m & 1))
+
+    def commit(self, report: Report) -> None:
+        """After a comparison that found nothing: what it compared is the verified state from now on."""
+        lib.ft_voter_commit(self._voter)
+        self.arch = report.arch
+        self.board = report.board
+        self.position = report.position
+
+    def virtual_ns(self) -> int:
+        """Virtual time since reset."""
+        return self.position * NS_PER_BLOCK + (_SKIPPED.of(self.arch) if self.arch else 0)
+
+    def digest(self) -> str:
+        """Hash over the architectural state, the chips and RAM: XXH3, 128 bits, 32 hexadecimal digits."""
+        state = xxhash.xxh3_128(self.arch)
+        state.update(len(self.board).to_bytes(8, "little"))
+        state.update(self.board)
+        view = memoryview(self.ram)
+        try:
+            for page, count in self._contents():
+                state.update(page.to_bytes(8, "little"))
+                state.update(count.to_bytes(8, "little"))
+                state.update(view[page * PAGE_BYTES : (page + count) * PAGE_BYTES])
+        finally:
+            view.release()
+        return str(state.hexdigest())

@@ -1,0 +1,197 @@
+"""One module as the monitor holds it: its process, its RAM, its mailbox, and how they all end."""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+import ftvm
+from ftvm._native import ffi
+from ftvm.errors import EngineError, HostError
+from ftvm.module.board import BoardConfig
+from ftvm.module.link import (
+    SETUP_BYTES,
+    CommandKind,
+    LinkFault,
+    MonitorEnd,
+    Report,
+    Setup,
+    SetupAnswer,
+    Start,
+    mailbox_bytes,
+)
+from ftvm.monitor.image import VerifiedImage, WrittenMemory
+from ftvm.monitor.poller import Poller
+from ftvm.units import PAGE_BYTES, format_size
+
+SETUP_TIMEOUT_S = 60.0
+LAST_WORDS_BYTES = 4 * PAGE_BYTES
+"""What a dying module may write to its standard error: it stays in memory, and cannot grow."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_answer = msgspec.msgpack.Decoder(SetupAnswer).decode
+
+
+class ModuleLost(Exception):
+    """A module cannot be used any more. ``kind`` is death, hang or link; ``how`` is how it showed, in one line."""
+
+    def __init__(self, module: "ModuleHandle", kind: str, how: str) -> None:
+        super().__init__(how)
+        self.module = module
+        self.kind = kind
+        self.how = how
+
+
+def _memory_file(name: str, size_bytes: int) -> int:
+    """Zeros that can be shared with a child, of a fixed size; gone with their last user. Raises HostError."""
+    try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, size_bytes)
+    except OSError as error:
+        raise HostError(f"no {format_size(size_bytes)} of shared memory: {error.strerror}") from error
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return fd
+
+
+def _environment() -> dict[str, str]:
+    """The module imports the same ftvm as the monitor, wherever that was found, and nothing from the working folder."""
+    root = str(Path(ftvm.__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])}
+
+
+class ModuleHandle:
+    """Starts its process at once. ``await_ready`` before the first command, ``close`` in any case.
+
+    Raises HostError when the host refuses memory, descriptors or a process.
+    """
+
+    def __init__(
+        self, index: int, board: BoardConfig, start: Start, ram_bytes: int, spins: int, poller: Poller
+    ) -> None:
+        self.index = index
+        self.alive = True
+        self.state = "online"
+        self.faults: dict[str, int] = {}
+        with contextlib.ExitStack() as resources:
+
+            def keep(fd: int) -> int:
+                resources.callback(os.close, fd)
+                return fd
+
+            ram_fd = keep(_memory_file(f"ftvm-ram-{index}", ram_bytes))
+            mailbox_fd = keep(_memory_file(f"ftvm-mailbox-{index}", mailbox_bytes(ram_bytes)))
+            self._last_words = keep(_memory_file(f"ftvm-stderr-{index}", LAST_WORDS_BYTES))
+            command_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            self._report_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            ram = resources.enter_context(mmap.mmap(ram_fd, ram_bytes))
+            self._ram = resources.enter_context(ffi.from_buffer(ram))
+            mailbox = resources.enter_context(mmap.mmap(mailbox_fd, mailbox_bytes(ram_bytes)))
+            self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell)
+
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            resources.enter_context(self._socket)
+            with theirs:
+                inherited = (theirs.fileno(), ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
+                self._process = self._spawn(inherited)
+            resources.callback(self._reap)
+            self._pidfd = keep(os.pidfd_open(self._process.pid))
+            poller.watch(self._pidfd, self._died)
+            resources.callback(poller.unwatch, self._pidfd)
+            poller.watch(self._report_doorbell, self._rang)
+            resources.callback(poller.unwatch, self._report_doorbell)
+            self._poller = poller
+            self._setup = Setup(
+                index, ram_bytes, board, start, ram_fd, mailbox_fd, command_doorbell, self._report_doorbell, spins
+            )
+            self._resources = resources.pop_all()
+
+    def _spawn(self, inherited: tuple[int, ...]) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-P", "-m", "ftvm.module.process", str(inherited[0]), str(os.getpid())]
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._last_words,
+                stderr=self._last_words,
+                pass_fds=inherited,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C and Ctrl-Z in a terminal are for the monitor
+            )
+        except OSError as error:
+            raise HostError(f"module {self.index} cannot be started: {error.strerror}") from error
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _rang(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._report_doorbell)
+
+    def _died(self) -> None:
+        self.alive = False
+        self._poller.unwatch(self._pidfd)
+
+    def charge(self, kind: str) -> None:
+        """This module had a fault, and is out of service."""
+        self.state = "failed"
+        self.faults[kind] = self.faults.get(kind, 0) + 1
+
+    def _reap(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Kill the process if it lives, and give everything back."""
+        self.alive = False
+        self._resources.close()
+
+    def fill(self, image: VerifiedImage) -> None:
+        """Before the first command: put the verified memory into the module's RAM."""
+        image.fill(self._ram)
+
+    def begin_setup(self) -> None:
+        self._socket.send(_encode(self._setup))
+
+    def await_ready(self) -> None:
+        """Wait until the module takes commands. Raises EngineError or HostError when it never will."""
+        self._socket.settimeout(SETUP_TIMEOUT_S)
+        try:
+            answer = self._socket.recv(SETUP_BYTES)
+        except TimeoutError:
+            raise HostError(f"module {self.index} was not ready after {SETUP_TIMEOUT_S:.0f} s") from None
+        if not answer:
+            raise HostError(f"module {self.index} ended while starting: {self.cause_of_death()}")
+        error = _decode_answer(answer).error
+        if error is not None:
+            raise EngineError(error)
+
+    def cause_of_death(self) -> str:
+        """One line: how the process ended, and the last it said. Waits for its end."""
+        status = self._process.wait()
+        how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        words = os.pread(self._last_words, LAST_WORDS_BYTES, 0).rstrip(b"\0").decode(errors="replace").splitlines()
+        return f"{how}: {words[-1]}" if words else how
+
+    def post(self, kind: CommandKind, target: int = 0, payload: bytes = b"") -> None:
+        self._link.post(kind, target, payload)
+
+    def reported(self) -> bool:
+        """Whether the report to the newest command is there; if not, it ends the poller's wait when it comes."""
+        return self._link.reported()
+
+    def collect(self) -> tuple[Report, WrittenMemory]:
+        """The report, and what to compare of its memory. Raises ModuleLost."""
+        try:
+            report, written = self._link.collect()
+        except LinkFault as fault:
+            raise ModuleLost(self, "link", str(fault)) from fault
+        return report, WrittenMemory(self._ram, self._link.written_pages, written)

@@ -1,0 +1,119 @@
+"""A divergence for people: what differs, side by side, and the code that each module was about to run."""
+
+from collections.abc import Iterator, Sequence
+
+import capstone
+
+from ftvm.module.link import Report
+from ftvm.module.registers import register
+from ftvm.monitor.compare import Difference, Divergence, Value
+from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.paging import LinearMemory
+
+MAX_DIFFERENCES = 32
+INSTRUCTIONS = 8
+LONGEST_INSTRUCTION = 15
+CONTEXT_BYTES = 16
+"""Of memory around differing bytes: one line of the hex dump."""
+
+_RIP, _CS_BASE, _CS_FLAGS, _EFER = (register(name) for name in ("rip", "cs.base", "cs.flags", "efer"))
+_CS_LONG = 1 << 21
+_CS_32_BIT = 1 << 22
+_EFER_LMA = 1 << 10
+
+
+def _code_bits(arch: bytes) -> int:
+    """16, 32 or 64: how the CPU decodes what CS:RIP points at."""
+    flags = _CS_FLAGS.of(arch)
+    if _EFER.of(arch) & _EFER_LMA and flags & _CS_LONG:
+        return 64
+    return 32 if flags & _CS_32_BIT else 16
+
+
+def disassemble(arch: bytes, ram: memoryview) -> list[str]:
+    """The next instructions at CS:RIP of ``arch``, as code stands in ``ram``: address, bytes, mnemonic, operands."""
+    bits = _code_bits(arch)
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
+    address = _RIP.of(arch) + (0 if bits == 64 else _CS_BASE.of(arch))
+    code = LinearMemory(ram, arch).read(address, INSTRUCTIONS * LONGEST_INSTRUCTION)
+    if not code:
+        return [f"{address:#x}: nothing is mapped here"]
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    lines = [
+        f"{at:#x}: {code[at - address : at - address + size].hex(' '):<32} {mnemonic} {operands}".rstrip()
+        for at, size, mnemonic, operands in decoder.disasm_lite(code, address, INSTRUCTIONS)
+    ]
+    return lines or [f"{address:#x}: {code[:LONGEST_INSTRUCTION].hex(' ')} (not an instruction)"]
+
+
+def _text(value: Value) -> str:
+    match value:
+        case int():
+            return f"{value:#x}"
+        case bytes():
+            shown = value[:CONTEXT_BYTES].hex(" ")
+            return shown if len(value) <= CONTEXT_BYTES else f"{shown} ... ({len(value)} bytes)"
+        case str():
+            return value
+
+
+def _bits(values: Sequence[Value]) -> str:
+    """For two numbers that differ in few bits: which, because a single one smells of hardware."""
+    match values:
+        case (int() as a, int() as b) if 0 < (a ^ b).bit_count() <= 3:
+            bits = [str(bit) for bit in range((a ^ b).bit_length()) if (a ^ b) >> bit & 1]
+            return f"  (bit {', '.join(bits)})"
+        case (bytes() as a, bytes() as b) if len(a) == len(b) == 1:
+            return _bits((a[0], b[0]))
+        case _:
+            return ""
+
+
+def _difference(difference: Difference) -> Iterator[str]:
+    yield f"  {difference.kind} {difference.where}{_bits(difference.values)}"
+    for index, value in enumerate(difference.values):
+        yield f"    module {index}: {_text(value)}"
+
+
+def _place(index: int, report: Report | None) -> str:
+    if report is None:
+        return f"  module {index}: gave no report"
+    return f"  module {index}: position {report.position}, rip {_RIP.of(report.arch):#x}"
+
+
+def _listing(divergence: Divergence, image: VerifiedImage) -> Iterator[str]:
+    """Code at every place where a module stands, each place once; then where they last agreed."""
+    with memoryview(image.ram) as ram:
+        places: dict[tuple[str, ...], list[str]] = {}
+        for index, report in enumerate(divergence.reports):
+            if report is not None:
+                places.setdefault(tuple(disassemble(report.arch, ram)), []).append(str(index))
+        for lines, modules in places.items():
+            yield f"code at rip of module {' and '.join(modules)} (from verified memory):"
+            yield from (f"  {line}" for line in lines)
+        if image.arch:
+            yield f"code at the last agreement, position {image.position}:"
+            yield from (f"  {line}" for line in disassemble(image.arch, ram))
+
+
+def explain(divergence: Divergence, image: VerifiedImage) -> str:
+    """The report of a divergence, as plain text."""
+    first = divergence.differences[0]
+    culprit = divergence.module()
+    blame = "nobody can say which module is right" if culprit is None else f"module {culprit} is the odd one out"
+    lines = [
+        f"DIVERGENCE after position {divergence.verified}: {first.kind} {first.where}; {blame}",
+        "where the modules stand:",
+        *(_place(index, report) for index, report in enumerate(divergence.reports)),
+        f"  last agreement: position {divergence.verified}",
+        "what differs:",
+    ]
+    for difference in divergence.differences[:MAX_DIFFERENCES]:
+        lines += _difference(difference)
+    hidden = len(divergence.differences) - MAX_DIFFERENCES
+    if hidden > 0:
+        lines.append(f"  and {hidden} more")
+    if divergence.pages:
+        lines.append(f"  {divergence.pages} pages of memory differ")
+    lines += _listing(divergence, image)
+    return "\n".join(lines)
