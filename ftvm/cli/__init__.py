@@ -6,8 +6,10 @@ Such a file defines ``command``, a click command; adding one edits nothing here.
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import click
@@ -55,7 +57,14 @@ def ftvm(ctx: click.Context) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with the documented exit code."""
+    for wanted_end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(wanted_end, _leave)
     sys.exit(execute(arguments))
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End as an exception does: every ``finally`` runs, no terminal stays raw and no process stays behind."""
+    sys.exit(128 + number)
 
 
 def execute(arguments: Sequence[str] | None = None) -> int:
