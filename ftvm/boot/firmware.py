@@ -1,0 +1,171 @@
+"""What a PC's firmware leaves in memory before it starts a system, and the way from reset to that system.
+
+The BIOS area, all of it reserved in the memory map and backed by RAM:
+
+    0xE8000  identity page tables of the 64-bit stub
+    0xEE000  stack of kernels that do not set their own
+    0xEF000  the stub that changes the mode (firmware/stubs/enter32.S, enter64.S)
+    0xF0000  the BIOS (firmware/stubs/bios.S), where the CPU starts
+    0xF8000  RSDP and ACPI tables, MP table, memory map for INT 15h
+    0xFFFF0  reset vector
+"""
+
+import struct
+from dataclasses import dataclass, field
+from importlib import resources
+
+from ftvm.boot import acpi, mptable
+from ftvm.boot.layout import EBDA_BYTES, MemoryRange, align_up, lower_kib, memory_map, upper_kib
+from ftvm.boot.plan import Segment
+from ftvm.errors import HostError
+from ftvm.memory_map import EBDA
+from ftvm.platform_ports import COM1
+from ftvm.units import KIB, PAGE_BYTES, Gpa
+
+PAGE_TABLES = Gpa(0xE8000)
+ENTRY_STUB = Gpa(0xEF000)  # as linked: firmware/stubs/addresses.mk
+BIOS_CODE = Gpa(0xF0000)
+TABLES = Gpa(0xF8000)
+RESET_VECTOR = Gpa(0xFFFF0)
+
+RSDP = TABLES
+"""Where kernels find the ACPI tables; a boot protocol that has a field for it is told."""
+
+_BIOS_CS = 0xF000
+_BIOS_START_IP = 0x10
+_BIOS_RESET_IP = 0x14
+_BDA = Gpa(0x400)
+_BOOT_SECTOR = 0x7C00
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a kernel wants to be started: ``bits`` is 16 (real mode at 0:``ip``), 32 or 64 (flat), and a kernel's
+    registers are zero but for ``registers``, by their names in that mode.
+    """
+
+    bits: int
+    ip: int
+    registers: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The firmware in memory, and where the CPU comes out of reset. See BootPlan."""
+
+    segments: tuple[Segment, ...]
+    cs: int
+    ip: int
+    registers: dict[str, int]
+
+
+def install(ram_bytes: int, entry: Entry) -> Reset:
+    """Firmware for a machine of ``ram_bytes`` that starts ``entry``. Raises HostError when ftvm lacks its stubs."""
+    tables = bytearray()
+
+    def add(table: bytes) -> int:
+        tables.extend(bytes(align_up(len(tables), 16) - len(tables)))
+        address = TABLES + len(tables)
+        tables.extend(table)
+        return address
+
+    add(acpi.build(TABLES))
+    add(mptable.build(TABLES + align_up(len(tables), 16)))
+    ranges = memory_map(ram_bytes)
+    e820 = add(b"".join(e820_entry(entry) for entry in ranges))
+
+    handover: list[Segment] = []
+    boot_ip, boot_cs, registers = entry.ip, 0, entry.registers
+    if entry.bits != 16:
+        handover = _enter32(entry) if entry.bits == 32 else _enter64(entry)
+        boot_ip, boot_cs, registers = len(_parameters(entry)), ENTRY_STUB >> 4, {}
+
+    extended_kib = upper_kib(ram_bytes)
+    below_16m = min(extended_kib, 15 * KIB)
+    parameters = struct.pack(
+        "<HHHHHH", boot_ip, boot_cs, e820 - BIOS_CODE, len(ranges), below_16m, (extended_kib - below_16m) // 64
+    )
+    bios = parameters + _stub("bios")[len(parameters) :]
+    segments = (
+        Segment(_BDA, _bios_data_area()),
+        Segment(EBDA, bytes([EBDA_BYTES // KIB])),
+        *handover,
+        Segment(BIOS_CODE, bios),
+        Segment(TABLES, bytes(tables)),
+        # JMP FAR, the firmware's date, and the model byte of a PC/AT.
+        Segment(RESET_VECTOR, struct.pack("<BHH8sxB", 0xEA, _BIOS_RESET_IP, _BIOS_CS, b"01/01/26", 0xFC)),
+    )
+    return Reset(segments, _BIOS_CS, _BIOS_START_IP, registers)
+
+
+def rsdp() -> bytes:
+    """The root pointer that stands at RSDP."""
+    return acpi.build(TABLES)[: acpi.RSDP_BYTES]
+
+
+def e820_entry(entry: MemoryRange) -> bytes:
+    """One entry of the memory map as INT 15h E820 gives it and Linux keeps it: base, length, type."""
+    return struct.pack("<QQI", *entry)
+
+
+_REGISTER_SUFFIXES = ("ax", "bx", "cx", "dx", "si", "di", "bp")
+
+
+def _parameters(entry: Entry) -> bytes:
+    """The block at the start of a stub: the kernel's entry point and registers; for enter64, the page tables too."""
+    prefix, layout = ("e", "<8I") if entry.bits == 32 else ("r", "<9Q")
+    values = [entry.ip, *(entry.registers.get(prefix + suffix, 0) for suffix in _REGISTER_SUFFIXES)]
+    return struct.pack(layout, *values, *([PAGE_TABLES] if entry.bits == 64 else []))
+
+
+def _enter32(entry: Entry) -> list[Segment]:
+    parameters = _parameters(entry)
+    return [Segment(ENTRY_STUB, parameters + _stub("enter32")[len(parameters) :])]
+
+
+def _enter64(entry: Entry) -> list[Segment]:
+    parameters = _parameters(entry)
+    return [
+        Segment(PAGE_TABLES, _identity_page_tables(PAGE_TABLES)),
+        Segment(ENTRY_STUB, parameters + _stub("enter64")[len(parameters) :]),
+    ]
+
+
+def _identity_page_tables(base: int) -> bytes:
+    """A PML4, a PDPT and four page directories that map the first 4 GiB to themselves in 2 MiB pages."""
+    present_writable, large = 0x3, 0x80
+    pml4 = struct.pack("<512Q", base + PAGE_BYTES | present_writable, *[0] * 511)
+    directories = [base + (2 + index) * PAGE_BYTES | present_writable for index in range(4)]
+    pdpt = struct.pack("<512Q", *directories, *[0] * 508)
+    pages = struct.pack("<2048Q", *(index << 21 | large | present_writable for index in range(2048)))
+    return pml4 + pdpt + pages
+
+
+def _bios_data_area() -> bytes:
+    """[0x400, 0x500) as a BIOS leaves it (IBM PS/2 and PC BIOS Interface Technical Reference, section 3)."""
+    area = bytearray(0x100)
+
+    def put(address: int, layout: str, *values: int) -> None:
+        struct.pack_into(f"<{layout}", area, address - _BDA, *values)
+
+    put(0x400, "H", COM1)
+    put(0x40E, "H", EBDA >> 4)
+    put(0x410, "H", 1 << 9 | 0b10 << 4 | 1 << 1)  # one serial port, 80x25 colour, FPU
+    put(0x413, "H", lower_kib())
+    put(0x41A, "HH", 0x1E, 0x1E)  # key buffer: head, tail
+    put(0x449, "BHH", 3, 80, 0x1000)  # video mode, columns, bytes per page
+    put(0x460, "H", 0x0607)  # cursor: first and last scan line
+    put(0x463, "HB", 0x3D4, 0x29)  # CRT controller, mode control register
+    put(0x480, "HH", 0x1E, 0x3E)  # key buffer: start, end
+    put(0x484, "BH", 24, 16)  # rows - 1, lines per character
+    put(0x487, "BBB", 0x60, 0xF9, 0x51)  # 256 KiB of video memory; switches; VGA active, 400 lines
+    put(0x496, "B", 0x10)  # keyboard of 101 keys
+    return bytes(area)
+
+
+def _stub(name: str) -> bytes:
+    """Guest code that the build made of firmware/stubs/NAME.S."""
+    try:
+        return resources.files("ftvm").joinpath("firmware", "stubs", f"{name}.bin").read_bytes()
+    except OSError:
+        raise HostError(f"the boot stub {name} is missing from this installation", "build ftvm again") from None
