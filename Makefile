@@ -10,8 +10,8 @@ PYTHON ?= python3
 C_FILES = $(shell find native firmware -name '*.[ch]')
 BUILD_INPUTS = setup.py $(shell find native firmware -type f)
 
-# What the tests need from Debian beside the build's tools, as program:package.
-TEST_PROGRAMS := qemu-system-x86_64:qemu-system-x86
+# What the tests need from Debian, as program:package.
+TEST_PROGRAMS := gcc:build-essential qemu-system-x86_64:qemu-system-x86 cpio:cpio
 
 .PHONY: build demo test lint format guests campaign clean host-packages
 .DELETE_ON_ERROR:
@@ -19,7 +19,7 @@ TEST_PROGRAMS := qemu-system-x86_64:qemu-system-x86
 build: $(VENV)/.built
 
 demo: build
-	$(BIN)/ftvm run hello
+	$(BIN)/ftvm run workload </dev/null
 
 test: host-packages lint
 	$(BIN)/pytest
@@ -64,5 +64,6 @@ $(VENV)/.built: $(VENV)/.dependencies $(BUILD_INPUTS)
 host-packages:
 	@missing=$$(for pair in $(TEST_PROGRAMS); do command -v $${pair%%:*} >/dev/null || echo $${pair#*:}; done); \
 	if [ -z "$$missing" ]; then :; \
-	elif [ $$(id -u) = 0 ]; then apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends $$missing; \
+	elif [ $$(id -u) = 0 ]; then apt-get update --quiet && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $$missing; \
 	else echo "error: the tests need a program that is missing here: apt-get install" $$missing >&2; exit 1; fi
