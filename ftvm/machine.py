@@ -238,7 +238,7 @@ class Machine:
             handle.await_ready()
 
     def request_stop(self) -> None:
-        """End the run, with outcome ``stopped`` and the state of the last sync point. From any thread, or a callback."""
+        """End the run, ``stopped`` in the state of the last sync point. From any thread, or a callback."""
         self._stop.set()
         self._poller.wake()
 

@@ -11,7 +11,6 @@ import msgspec
 from ftvm._native import ffi, lib
 from ftvm.module.board import BoardConfig
 
-
 SETUP_BYTES = 65536
 """The longest Setup or SetupAnswer."""
 

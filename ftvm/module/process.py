@@ -20,7 +20,6 @@ from ftvm.module.link import (
     SETUP_BYTES,
     CommandKind,
     Fault,
-    FaultTarget,
     ModuleEnd,
     RamBit,
     Setup,

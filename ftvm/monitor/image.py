@@ -99,17 +99,36 @@ class VerifiedImage:
 
         Raises BadDirtyLog.
         """
-        array = ffi.new("ft_memory[]", len(memories))
-        for entry, memory in zip(array, memories, strict=True):
-            entry.ram, entry.written, entry.count = memory.ram, memory.pages, memory.count
+        array = self._array(memories)
         differing = lib.ft_voter_compare(self._voter, array, len(memories), self._runs, MAX_RUNS, self._run_count)
         if differing < 0:
             raise BadDirtyLog(-1 - differing)
-        return differing, [self._run(self._runs[i], len(memories)) for i in range(self._run_count[0])]
+        return differing, self._found(len(memories))
+
+    def scrub(self, memories: Sequence[WrittenMemory], first: int, pages: int) -> tuple[int, list[ByteRun]]:
+        """Compare ``pages`` pages from ``first`` of every module with the image, whether they were written or not.
+
+        It finds what no dirty log shows: a bit that flipped in a page nobody writes. ``ByteRun.modules`` are those that
+        differ from the image.
+        """
+        array = self._array(memories)
+        differing = lib.ft_voter_scrub(
+            self._voter, array, len(memories), first, pages, self._runs, MAX_RUNS, self._run_count
+        )
+        return differing, self._found(len(memories))
 
     @staticmethod
-    def _run(found: Any, modules: int) -> ByteRun:
-        return ByteRun(found.offset, found.bytes, tuple(m for m in range(modules) if found.modules >> m & 1))
+    def _array(memories: Sequence[WrittenMemory]) -> Any:
+        array = ffi.new("ft_memory[]", len(memories))
+        for entry, memory in zip(array, memories, strict=True):
+            entry.ram, entry.written, entry.count = memory.ram, memory.pages, memory.count
+        return array
+
+    def _found(self, modules: int) -> list[ByteRun]:
+        return [
+            ByteRun(run.offset, run.bytes, tuple(m for m in range(modules) if run.modules >> m & 1))
+            for run in self._runs[0 : self._run_count[0]]
+        ]
 
     def commit(self, report: Report) -> None:
         """After a comparison that found nothing: what it compared is the verified state from now on."""

@@ -39,8 +39,8 @@ class _Ended(Exception):
 class Lockstep:
     """Drives modules, which are ready and stand at the start image, from sync point to sync point.
 
-    The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. ``real_time`` paces an idle guest by the
-    wall clock; with ``patient`` a guest that waits for input only is not over.
+    The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. ``real_time``
+    paces an idle guest by the wall clock; with ``patient`` a guest that waits for nothing but input is not over.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Lockstep:
         self._poller.wait(timeout_s)
         if self._stop.is_set():
             raise _Ended(Ending("stopped"))
-        if self._until_s is not None and time.monotonic() >= self._until:
+        if self._until_s is not None and time.monotonic() >= self._until_s:
             raise _Ended(Ending("timeout"))
         for module in self._modules:
             if not module.alive:

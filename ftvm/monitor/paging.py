@@ -22,7 +22,8 @@ class LinearMemory:
         self._ram = ram
         self._paging = bool(_CR0.of(arch) & _CR0_PG)
         cr3, cr4 = _CR3.of(arch), _CR4.of(arch)
-        # Levels from the top: (lowest address bit it looks at, number of bits, whether an entry may map a page).
+        # From the top: (lowest address bit that the level looks at, number of bits, whether an entry may map a page).
+        self._levels: tuple[tuple[int, int, bool], ...]
         if _EFER.of(arch) & _EFER_LMA:
             self._levels = ((39, 9, False), (30, 9, True), (21, 9, True), (12, 9, False))
             self._entry_bytes, self._linear_bits, self._top = 8, 64, cr3 & _ADDRESS
