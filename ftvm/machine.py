@@ -183,7 +183,14 @@ class Machine:
         config = self._config
         began_s = time.monotonic()
         _check_host_memory(config)
-        plan = load(config)
+        plan = load(
+            config.image,
+            initrd=config.initrd,
+            append=config.append,
+            ram_bytes=config.memory_bytes,
+            modules=config.module_files,
+            protocol=config.protocol,
+        )
         image = self._image = VerifiedImage(config.memory_bytes, threads=config.modules)
         for segment in plan.segments:
             image.write(segment.gpa, segment.data)

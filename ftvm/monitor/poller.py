@@ -1,5 +1,6 @@
 """The one place where the monitor sleeps: doorbells, deaths, the terminal and sockets all end the same poll."""
 
+import functools
 import os
 import select
 import weakref
@@ -14,7 +15,7 @@ class Poller:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._alarm)
-        self.watch(self._alarm, self._silence)
+        self.watch(self._alarm, functools.partial(os.eventfd_read, self._alarm))
 
     def close(self) -> None:
         """Give the alarm back; ``wake`` does nothing from now on."""
@@ -32,9 +33,6 @@ class Poller:
         """End the wait that is going on, or the next one. From any thread, or a signal handler."""
         if self._close.alive:
             os.eventfd_write(self._alarm, 1)
-
-    def _silence(self) -> None:
-        os.eventfd_read(self._alarm)
 
     def wait(self, timeout_s: float | None) -> None:
         """Sleep until something can be read, was woken, or ``timeout_s`` passed; then call the callbacks."""

@@ -114,6 +114,6 @@ def explain(divergence: Divergence, image: VerifiedImage) -> str:
     if hidden > 0:
         lines.append(f"  and {hidden} more")
     if divergence.pages:
-        lines.append(f"  {divergence.pages} pages of memory differ")
+        lines.append(f"  pages of memory that differ: {divergence.pages}")
     lines += _listing(divergence, image)
     return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""Where the monitor sleeps, for how long, and what pace an idle guest keeps."""
+
+import os
+import threading
+
+import pytest
+
+from ftvm.monitor import deadline, timekeeping
+from ftvm.monitor.deadline import Deadline
+from ftvm.monitor.poller import Poller
+from ftvm.monitor.timekeeping import LAG_FORGIVEN_NS, RealTime
+
+
+def test_a_readable_descriptor_ends_the_wait_and_is_reported() -> None:
+    poller = Poller()
+    reader, writer = os.pipe()
+    got: list[bytes] = []
+    poller.watch(reader, lambda: got.append(os.read(reader, 100)))
+    os.write(writer, b"key")
+    poller.wait(None)
+    assert got == [b"key"]
+    poller.unwatch(reader)
+    os.write(writer, b"again")
+    poller.wait(0)
+    assert got == [b"key"]
+    os.close(reader)
+    os.close(writer)
+    poller.close()
+
+
+def test_another_thread_can_wake_the_wait() -> None:
+    poller = Poller()
+    threading.Timer(0.01, poller.wake).start()
+    poller.wait(None)
+    poller.wake()
+    poller.wait(None)  # a wake-up that comes first is not lost
+    poller.close()
+    poller.wake()
+
+
+def test_a_callback_may_forget_descriptors_of_the_same_round() -> None:
+    poller = Poller()
+    pipes = [os.pipe() for _ in range(2)]
+    got: list[int] = []
+
+    def forget_all(name: int) -> None:
+        got.append(name)
+        for reader, _ in pipes:
+            poller.unwatch(reader)
+
+    for name, (reader, writer) in enumerate(pipes):
+        os.write(writer, b"x")
+        poller.watch(reader, lambda name=name: forget_all(name))  # type: ignore[misc]
+    poller.wait(None)
+    assert len(got) == 1
+    for pipe in pipes:
+        os.close(pipe[0])
+        os.close(pipe[1])
+    poller.close()
+
+
+def test_a_poller_that_was_never_closed_gives_its_descriptor_back() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        Poller()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_deadline_follows_the_longest_epoch() -> None:
+    limits = Deadline()
+    assert limits.limit_s(None) == deadline.ALONE_S
+    limits.observe(1.0)
+    limits.observe(0.1)
+    assert limits.limit_s(None) == deadline.ALONE_TIMES
+
+
+def test_a_module_that_is_behind_the_others_has_less_time() -> None:
+    limits = Deadline()
+    assert limits.limit_s(0.01) == 0.01 + deadline.BEHIND_S
+    assert limits.limit_s(1.0) == 1.0 + deadline.BEHIND_TIMES
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    now = [10_000_000_000]
+    monkeypatch.setattr(timekeeping.time, "monotonic_ns", lambda: now[0])
+    return now
+
+
+def test_virtual_time_follows_the_wall_clock_from_the_first_look(wall: list[int]) -> None:
+    clock = RealTime()
+    assert clock.now_ns(500) == 500
+    wall[0] += 1000
+    assert clock.now_ns(500) == 1500
+
+
+def test_a_guest_that_ran_ahead_waits_for_the_wall_clock(wall: list[int]) -> None:
+    clock = RealTime()
+    clock.now_ns(0)
+    wall[0] += 1_000
+    assert clock.now_ns(5_000_000) == 1_000
+
+
+def test_a_guest_that_is_a_little_behind_catches_up(wall: list[int]) -> None:
+    clock = RealTime()
+    clock.now_ns(0)
+    wall[0] += LAG_FORGIVEN_NS
+    assert clock.now_ns(0) == LAG_FORGIVEN_NS
+
+
+def test_a_guest_that_is_far_behind_does_not_catch_up(wall: list[int]) -> None:
+    clock = RealTime()
+    clock.now_ns(0)
+    wall[0] += LAG_FORGIVEN_NS + 1
+    assert clock.now_ns(0) == 0
+    wall[0] += 10
+    assert clock.now_ns(0) == 10
