@@ -12,7 +12,7 @@
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 #define PVH_MAGIC 0x336ec578
 
-#define CR0_PG_NE_MP 0x80000022
+#define CR0_PG_WP_NE_MP 0x80010022
 #define CR0_EM_TS 0xc
 #define CR4_PAE_OSFXSR_OSXMMEXCPT 0x620
 #define MSR_EFER 0xc0000080
@@ -89,7 +89,7 @@ _start:
         wrmsr
         mov     %cr0, %eax
         and     $~CR0_EM_TS, %eax
-        or      $CR0_PG_NE_MP, %eax
+        or      $CR0_PG_WP_NE_MP, %eax
         mov     %eax, %cr0
         ljmp    $KERNEL_CODE, $long_mode
 

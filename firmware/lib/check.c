@@ -6,7 +6,7 @@
 
 static unsigned passed, failed;
 
-static bool count(const char *name, bool good)
+bool check_verdict(const char *name, bool good)
 {
     print(good ? "ok %s" : "not ok %s", name);
     good ? passed++ : failed++;
@@ -15,14 +15,14 @@ static bool count(const char *name, bool good)
 
 void check(const char *name, bool condition, const char *text)
 {
-    if (!count(name, condition))
+    if (!check_verdict(name, condition))
         print(": %s", text);
     print("\n");
 }
 
 void check_equal(const char *name, uint64_t actual, uint64_t expected)
 {
-    if (!count(name, actual == expected))
+    if (!check_verdict(name, actual == expected))
         print(": 0x%lx, expected 0x%lx", actual, expected);
     print("\n");
 }
@@ -34,7 +34,7 @@ void check_absent(const char *name)
 
 void check_wrong(const char *name, unsigned wrong, unsigned rounds)
 {
-    count(name, !wrong);
+    check_verdict(name, !wrong);
     print(": wrong %u of %u\n", wrong, rounds);
 }
 

@@ -14,6 +14,10 @@
 void check(const char *name, bool condition, const char *text);
 void check_equal(const char *name, uint64_t actual, uint64_t expected);
 
+/* The start of a check's line: counts it, prints the verdict and the name, returns `good`. The caller ends
+ * the line. */
+bool check_verdict(const char *name, bool good);
+
 /* For a feature that CPUID or the board does not offer; neither good nor bad. */
 void check_absent(const char *name);
 

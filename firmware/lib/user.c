@@ -19,6 +19,11 @@ uint64_t user_address(const void *in_section)
     return USER_TEXT + (uint64_t)((const char *)in_section - user_start);
 }
 
+uint64_t user_origin(uint64_t address)
+{
+    return address - USER_TEXT + (uint64_t)user_start;
+}
+
 struct frame user_frame(const void *code)
 {
     return (struct frame){

@@ -16,6 +16,9 @@ void user_init(void);
 /* Where ring 3 sees something that stands in section .user. */
 uint64_t user_address(const void *in_section);
 
+/* The reverse: what stands at an address that ring 3 sees. */
+uint64_t user_origin(uint64_t address);
+
 /* A frame at the start of `code`, in 64-bit ring 3 with an empty stack, for run(). */
 struct frame user_frame(const void *code);
 

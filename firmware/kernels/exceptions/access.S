@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One memory access each, at the address in %rdi, for the tests of #PF. ..._at is the instruction that makes it. */
+
+        .macro  ACCESS name, instruction:vararg
+        .globl  \name, \name\()_at
+\name:  nop
+\name\()_at:
+        \instruction
+        int     $0xfe
+        .endm
+
+        .macro  ACCESSES prefix
+        ACCESS  \prefix\()_read, mov (%rdi), %eax
+        ACCESS  \prefix\()_write, mov %eax, (%rdi)
+        ACCESS  \prefix\()_fetch, jmp *%rdi
+        .endm
+
+        .text
+        ACCESSES kernel
+        ACCESS  kernel_pop, popq (%rdi)
+        ACCESS  kernel_exchange, xchg %rax, (%rdi)
+        ACCESS  kernel_rep, rep movsb
+        ACCESS  kernel_add, add %rax, (%rdi)
+
+        .section .user, "ax"
+        ACCESSES user
+
+        .section .note.GNU-stack, "", @progbits

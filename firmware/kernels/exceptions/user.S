@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What ring 3 can raise by INT, whose gates have a privilege level of their own. Gate 0x80 is open to ring 3. */
+#include "fault_case.inc"
+
+#define DB 1
+#define BP 3
+#define GP 13
+
+        .section .user, "ax"
+
+        CASES   user_cases
+
+        CASE    user_open, "ring 3: int n through a gate of ring 3", 0x80
+        int     $0x80
+user_open_at:
+        nop
+
+        CASE    user_closed, "ring 3: #GP for a gate of ring 0", GP, 0x81*8+2
+        nop
+user_closed_at:
+        int     $0x81
+
+        CASE    user_fault, "ring 3: #GP for int n with an exception's vector", GP, 14*8+2
+        nop
+user_fault_at:
+        int     $14
+
+        CASE    user_int3, "ring 3: #GP for int3", GP, BP*8+2
+        nop
+user_int3_at:
+        int3
+
+        CASE    user_int1, "ring 3: int1 needs no privilege", DB
+        .byte   0xf1
+user_int1_at:
+        nop
+
+        END_CASES
+
+        .section .note.GNU-stack, "", @progbits
