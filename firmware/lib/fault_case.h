@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Code that ends in an exception or interrupt, and what must be true of it. fault_case.inc makes tables of them. */
+/* Code that ends in an exception or interrupt, and what must be true of it. fault_case.inc makes tables of
+ * them. */
 #ifndef FAULT_CASE_H
 #define FAULT_CASE_H
 
