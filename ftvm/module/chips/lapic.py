@@ -66,6 +66,7 @@ ESR_ILLEGAL_REGISTER = 0x80
 
 MSR_APIC_BASE = 0x1B
 MSR_TSC_DEADLINE = 0x6E0
+MSRS = (MSR_APIC_BASE, MSR_TSC_DEADLINE)
 BASE_BOOTSTRAP_PROCESSOR = 0x100
 BASE_ENABLE = 0x800
 _BASE_WRITABLE = (1 << 52) - 0x1000 | BASE_ENABLE | BASE_BOOTSTRAP_PROCESSOR  # so x2APIC mode, bit 10, is refused
@@ -249,7 +250,7 @@ class Lapic:
         state = self.state
         rises = level and not state.lint0
         state.lint0 = level
-        lvt = state.lvt[(LVT_LINT0 - LVT_TIMER) >> 4]
+        lvt = self._lint0()
         if rises and self.enabled and not lvt & MASKED:
             if lvt & DELIVERY == FIXED << 8:
                 self._accept(lvt & VECTOR, level=False)
@@ -272,13 +273,11 @@ class Lapic:
 
     def nmi_possible(self) -> bool:
         """LINT0 is set up to cause NMIs."""
-        lvt = self.state.lvt[(LVT_LINT0 - LVT_TIMER) >> 4]
-        return self.enabled and lvt & (MASKED | DELIVERY) == NMI << 8
+        return self.enabled and self._lint0() & (MASKED | DELIVERY) == NMI << 8
 
-    def passes_external(self) -> bool:
-        """INTR of the 8259s reaches the CPU: through LINT0 as ExtINT, or past an APIC that is disabled."""
-        lvt = self.state.lvt[(LVT_LINT0 - LVT_TIMER) >> 4]
-        return lvt & (MASKED | DELIVERY) == EXTINT << 8 or not self.enabled or not self.state.svr & SVR_ENABLE
+    def hears_lint0(self) -> bool:
+        """What comes in at LINT0 can reach the CPU."""
+        return self._passes_external() or not self._lint0() & MASKED
 
     # ---- timer ----
 
@@ -476,8 +475,18 @@ class Lapic:
         vector = _highest(self.state.irr)
         return vector if vector >= 0 and vector >> 4 > self._processor_priority() >> 4 else -1
 
+    def _lint0(self) -> int:
+        return self.state.lvt[(LVT_LINT0 - LVT_TIMER) >> 4]
+
+    def _passes_external(self) -> bool:
+        """INTR of the 8259s is INTR of the CPU: through LINT0 as ExtINT, or past an APIC that is disabled."""
+        state = self.state
+        if not state.base & BASE_ENABLE or not state.svr & SVR_ENABLE:
+            return True
+        return self._lint0() & (MASKED | DELIVERY) == EXTINT << 8
+
     def _external_waits(self) -> bool:
-        return self.state.extint or (self.state.lint0 and self.passes_external())
+        return self.state.extint or (self.state.lint0 and self._passes_external())
 
     def _update(self) -> None:
         output = self._deliverable() >= 0 or self._external_waits()

@@ -4,7 +4,6 @@ The date advances with virtual time only. Registers are encoded when they are re
 binary, 12 or 24 hours) applies at once.
 """
 
-import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -107,19 +106,37 @@ class Date:
             return self
         days, second = divmod(self.second_of_day() + seconds, _DAY_S)
         years, month = divmod(self.month - 1, 12)
-        year = min(max(self.century * 100 + self.year + years, 1), datetime.MAXYEAR)
-        ordinal = datetime.date(year, month + 1, 1).toordinal() + self.day - 1 + days
-        new = datetime.date.fromordinal(min(max(ordinal, 1), datetime.date.max.toordinal()))
+        day_number = _day_number(self.century * 100 + self.year + years, month + 1, self.day) + days
+        year, month, day = _calendar_day(day_number)
         return Date(
             second=second % 60,
             minute=second // 60 % 60,
             hour=second // 3600,
             weekday=(self.weekday - 1 + days) % 7 + 1,
-            day=new.day,
-            month=new.month,
-            year=new.year % 100,
-            century=new.year // 100,
+            day=day,
+            month=month,
+            year=year % 100,
+            century=year // 100,
         )
+
+
+# Gregorian years that start in March have their leap day at the end, and months of 153 days in five.
+
+
+def _day_number(year: int, month: int, day: int) -> int:
+    """Days from March 1 of year 0; ``day`` may lie outside its month."""
+    years = year - (month <= 2)
+    return years * 365 + years // 4 - years // 100 + years // 400 + (153 * ((month - 3) % 12) + 2) // 5 + day - 1
+
+
+def _calendar_day(day_number: int) -> tuple[int, int, int]:
+    """(year, month, day), the inverse of ``_day_number``."""
+    cycle, day_of_cycle = divmod(day_number, 146_097)  # 400 years
+    year = (day_of_cycle - day_of_cycle // 1_460 + day_of_cycle // 36_524 - day_of_cycle // 146_096) // 365
+    day_of_year = day_of_cycle - (365 * year + year // 4 - year // 100)
+    month = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * month + 2) // 5 + 1
+    return 400 * cycle + year + (month >= 10), (month + 2) % 12 + 1, day
 
 
 @dataclass

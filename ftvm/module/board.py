@@ -1,0 +1,557 @@
+"""The mainboard: the chips of one PC, the wires between them, and the loop that runs a CPU among them.
+
+Nothing that happens in the machine depends on where an epoch ends. Timed chips act at positions that follow from
+virtual time alone, whoever stops the CPU there; an epoch's end only looks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from ftvm.memory_map import IO_APIC
+from ftvm.module.chips import lapic, pic
+from ftvm.module.chips.acpi_pm import SMI_COMMAND as SMI_COMMAND_OFFSET
+from ftvm.module.chips.acpi_pm import SMI_PORTS, AcpiPm
+from ftvm.module.chips.chip import Chip, IrqLine, TimedChip
+from ftvm.module.chips.debugcon import Debugcon
+from ftvm.module.chips.debugexit import PORTS as DEBUG_EXIT_PORTS
+from ftvm.module.chips.debugexit import DebugExit
+from ftvm.module.chips.dma_pages import DmaPages
+from ftvm.module.chips.i8042 import I8042
+from ftvm.module.chips.ioapic import Ioapic
+from ftvm.module.chips.lapic import Lapic
+from ftvm.module.chips.pci import HostBridge, IsaBridge, PciBus
+from ftvm.module.chips.pic import Pic
+from ftvm.module.chips.pit import Pit
+from ftvm.module.chips.port61 import Port61
+from ftvm.module.chips.port92 import Port92
+from ftvm.module.chips.portcf9 import PortCf9
+from ftvm.module.chips.rtc import Rtc
+from ftvm.module.chips.uart import Uart
+from ftvm.module.chips.vga import Vga
+from ftvm.module.console_script import ConsoleScript
+from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, Devices
+from ftvm.module.events import (
+    ConsoleIn,
+    ConsoleOut,
+    GuestExit,
+    Input,
+    KeyboardIn,
+    Output,
+    PowerOff,
+    ResetRequest,
+    StopText,
+    TimePassed,
+)
+from ftvm.platform_ports import (
+    COM1,
+    COM1_IRQ,
+    DEBUG_CONSOLE,
+    DEBUG_EXIT,
+    GPE0,
+    GPE0_BYTES,
+    KEYBOARD_IRQ,
+    MOUSE_IRQ,
+    PIRQ_GSI,
+    PIRQ_ISA_IRQ,
+    PM1A_EVENT,
+    RESET_CONTROL,
+    RTC_IRQ,
+    SCI_IRQ,
+    SMI_COMMAND,
+    TIMER_GSI,
+    TIMER_IRQ,
+)
+from ftvm.units import MIB, NS_PER_BLOCK, PAGE_BYTES
+
+OUTPUT_LIMIT_BYTES = 4096
+"""Console output that ends an epoch, so that a person sees long output while it is made."""
+
+JUMPS_PER_RUN = 64
+"""Jumps of virtual time at HLT after which the monitor gets a look: an idle guest makes no blocks, so no epoch ends."""
+
+ISA_IRQS = 16
+# Who asserts an ISA interrupt line
+SOURCE_CHIP = 1
+SOURCE_PCI = 2
+
+_CASCADE = 2  # the master's input that the slave drives
+_PAGE_SHIFT = PAGE_BYTES.bit_length() - 1
+
+
+class Processor(Protocol):
+    """The CPU, as the board needs it (ftvm/module/cpu.py)."""
+
+    @property
+    def position(self) -> Callable[[], int]: ...
+    @property
+    def now_ns(self) -> Callable[[], int]: ...
+    @property
+    def tsc(self) -> Callable[[], int]: ...
+    def connect(self, devices: Devices) -> None: ...
+    def run(self, position: int) -> int: ...
+    def error(self) -> str: ...
+    def interrupts_enabled(self) -> bool: ...
+    def request_stop(self) -> None: ...
+    def limit(self, position: int) -> None: ...
+    def set_interrupt_line(self, level: bool) -> None: ...
+    def raise_nmi(self) -> None: ...
+    def skip_to_ns(self, now_ns: int) -> None: ...
+
+
+class StopKind(IntEnum):
+    """Why an epoch ended, and what the caller does next."""
+
+    POSITION = 0  # it went as far as it was told to: go on
+    OUTPUT = 1  # there is much output: take it, go on
+    IDLE = 2  # the guest waits; something will happen at ``wake_ns``, or only input can wake it
+    HALTED = 3  # the guest waits, and nothing will ever wake it
+    EXIT = 4  # the guest, or the text to stop at, ended the run; the outputs say how
+    CRASH = 5  # triple fault
+    ENGINE = 6  # the CPU engine failed; ``detail`` says how
+
+
+@dataclass(frozen=True)
+class Stop:
+    """How an epoch ended. ``wake_ns``: the virtual time of the next event, for IDLE."""
+
+    kind: StopKind
+    wake_ns: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class BoardConfig:
+    """What to build. All of it decides what the guest sees, so it is equal in all modules.
+
+    ``rtc_base_s``: the date at reset, in seconds since 1970; the default is 2026-01-01. ``input``, ``input_after`` and
+    ``stop_on``: see ConsoleScript. ``real_time``: at HLT, virtual time does not jump but waits for TimePassed.
+    ``interactive``: input may come at any time, so a guest that waits for it is idle, not halted.
+    """
+
+    ram_bytes: int = 256 * MIB
+    rtc_base_s: int = 1_767_225_600
+    input: bytes = b""
+    input_after: bytes | None = None
+    stop_on: bytes | None = None
+    real_time: bool = False
+    interactive: bool = False
+
+
+@dataclass
+class BoardState:
+    irq_sources: list[int] = field(default_factory=lambda: ISA_IRQS * [0])
+    """For each ISA IRQ, who asserts it, as bits."""
+    time_passed_ns: int = 0
+    """With ``real_time``: how far virtual time may go while the guest waits."""
+
+
+_Read = Callable[[int, int], int]
+_Write = Callable[[int, int, int], None]
+_Place = tuple[_Read, _Write, int]
+"""Whom to ask for a port, with the offset of the port; or for a page, with the address that has offset 0."""
+
+
+class Board:
+    """Everything of a module but CPU and RAM; the CPU's ``Devices``."""
+
+    def __init__(self, config: BoardConfig, cpu: Processor) -> None:
+        self.state = BoardState()
+        self._cpu = cpu
+        self._config = config
+        self._outputs: list[Output] = []
+        self._text = bytearray()  # console output on _channel that is not in _outputs yet
+        self._channel = ""
+        self._text_bytes = 0  # since outputs were taken
+        self._exiting = False
+        self._running = False
+        self._limit = 0  # of the running cpu.run()
+        self._byte_ports: dict[int, _Place] = {}
+        self._wide_ports: dict[int, _Place] = {}  # 16- and 32-bit accesses that must not be split
+        self._pages: dict[int, _Place] = {}
+        self._build()
+        self._set_up()
+        cpu.connect(self)
+
+    # ---- building ----
+
+    def _build(self) -> None:
+        cpu, config, clock = self._cpu, self._config, self._cpu.now_ns
+        self._master = Pic(self._set_intr, 0xF8, cascade=lambda: self._slave.acknowledge())
+        self._slave = Pic(partial(self._master.set_irq, _CASCADE), 0xDE)
+        self._ioapic = Ioapic(lambda *message: self._lapic.message(*message))
+        self._lapic = Lapic(
+            clock,
+            cpu.tsc,
+            interrupt=cpu.set_interrupt_line,
+            nmi=cpu.raise_nmi,
+            external=self._master.acknowledge,
+            broadcast_eoi=self._ioapic.end_of_interrupt,
+            moved=self._remap,
+            rearm=self._rearm,
+        )
+        pit = Pit(clock, self._isa_line(TIMER_IRQ), self._rearm)
+        rtc = Rtc(clock, self._isa_line(RTC_IRQ), self._rearm, config.rtc_base_s, config.ram_bytes)
+        self._uart = Uart(clock, self._isa_line(COM1_IRQ), self._serial_out, self._rearm)
+        acpi_pm = AcpiPm(clock, self._isa_line(SCI_IRQ), lambda: self._leave(PowerOff()), self._rearm)
+        self._i8042 = I8042(
+            self._isa_line(KEYBOARD_IRQ), self._isa_line(MOUSE_IRQ), lambda: self._leave(ResetRequest("i8042"))
+        )
+        isa_bridge = IsaBridge(lambda irq, level: self._drive_isa(irq, SOURCE_PCI, level))
+        self._pci = PciBus(tuple(self._pirq_line(isa_bridge, pirq) for pirq in range(4)), self._remap)
+        host_bridge = HostBridge()
+        port61 = Port61(clock, pit.set_gate2, pit.output2)
+        port92 = Port92(lambda: self._leave(ResetRequest("port-92")))
+        portcf9 = PortCf9(lambda: self._leave(ResetRequest("port-cf9")))
+        vga = Vga(clock)
+        debugcon = Debugcon(lambda byte: self._console_out("debug", byte))
+        debug_exit = DebugExit(lambda code: self._leave(GuestExit(code)))
+        dma_pages = DmaPages()
+        self._script = ConsoleScript(
+            config.input, config.input_after, config.stop_on, self._uart.receive, lambda: self._leave(StopText())
+        )
+
+        self.chips: dict[str, Chip] = {
+            "pic0": self._master,
+            "pic1": self._slave,
+            "ioapic": self._ioapic,
+            "lapic": self._lapic,
+            "pit": pit,
+            "rtc": rtc,
+            "uart": self._uart,
+            "acpi-pm": acpi_pm,
+            "i8042": self._i8042,
+            "pci": self._pci,
+            "host-bridge": host_bridge,
+            "isa-bridge": isa_bridge,
+            "port61": port61,
+            "port92": port92,
+            "portcf9": portcf9,
+            "vga": vga,
+            "debugcon": debugcon,
+            "debug-exit": debug_exit,
+            "dma-pages": dma_pages,
+        }
+        # In the order in which they act when several are due; each with the IRQ by which it can wake the CPU.
+        self._timed: tuple[tuple[TimedChip, int | None], ...] = (
+            (pit, TIMER_IRQ),
+            (rtc, RTC_IRQ),
+            (self._uart, COM1_IRQ),
+            (acpi_pm, SCI_IRQ),
+            (self._lapic, None),
+        )
+
+        self._pci.plug(0, 0, host_bridge)
+        self._pci.plug(1, 0, isa_bridge)
+        self._place(0x20, 2, self._master)
+        self._place(0x40, 4, pit)
+        self._place(0x60, 1, self._i8042)
+        self._place(0x61, 1, port61)
+        self._place(0x64, 1, self._i8042, offset=4)
+        self._place(0x70, 2, rtc)
+        self._place(0x80, 16, dma_pages)
+        self._place(0x92, 1, port92)
+        self._place(0xA0, 2, self._slave)
+        self._place(SMI_COMMAND, SMI_PORTS, acpi_pm, offset=SMI_COMMAND_OFFSET)
+        self._place(DEBUG_CONSOLE, 1, debugcon)
+        self._place(DEBUG_EXIT, DEBUG_EXIT_PORTS, debug_exit, wide=True)
+        self._place(0x3B0, 0x30, vga)
+        self._place(COM1, 8, self._uart)
+        self._place(0x4D0, 1, self._master, offset=pic.ELCR)
+        self._place(0x4D1, 1, self._slave, offset=pic.ELCR)
+        self._place(PM1A_EVENT, GPE0 + GPE0_BYTES - PM1A_EVENT, acpi_pm, wide=True)
+        self._place(0xCFC, 4, self._pci, offset=4, wide=True)
+        self._wide_ports[0xCF8] = (self._pci.read, self._pci.write, 0)  # 32 bits only: CF9 is another chip's
+        self._place(RESET_CONTROL, 1, portcf9)
+        self._fixed_ports = dict(self._byte_ports), dict(self._wide_ports)
+        self._remap()
+
+        self._parts: dict[str, Any] = {**self.chips, "script": self._script, "board": self}
+        self._decoders = {name: msgspec.msgpack.Decoder(type(part.state)) for name, part in self._parts.items()}
+
+    def _set_up(self) -> None:
+        """What a PC's firmware does to chips that a boot sector or a kernel finds already at work.
+
+        The BIOS of ftvm does the rest, in guest code (firmware/stubs/bios.S).
+        """
+        for irq in PIRQ_ISA_IRQ:  # PCI interrupts are level-triggered
+            self._slave.state.elcr |= 1 << (irq & 7)
+        # Virtual wire mode: the 8259s reach the CPU through LINT0.
+        self._lapic.write(lapic.SVR, 4, lapic.SVR_ENABLE | 0xFF)
+        self._lapic.write(lapic.LVT_LINT0, 4, lapic.EXTINT << 8)
+        self._lapic.write(lapic.LVT_LINT1, 4, lapic.NMI << 8)
+
+    def _place(self, port: int, count: int, chip: Chip, offset: int = 0, wide: bool = False) -> None:
+        for index in range(count):
+            place = (chip.read, chip.write, offset + index)
+            self._byte_ports[port + index] = place
+            if wide:
+                self._wide_ports[port + index] = place
+
+    def _remap(self) -> None:
+        """Find the chips that can be moved: the local APIC, and what the BARs of PCI functions decode."""
+        fixed_byte, fixed_wide = self._fixed_ports
+        self._byte_ports, self._wide_ports = dict(fixed_byte), dict(fixed_wide)
+        self._pages = {}
+        for function in self._pci.functions.values():
+            for bar, address in function.mappings():
+                read, write = partial(function.read_bar, bar.index), partial(function.write_bar, bar.index)
+                if bar.io:
+                    for offset in range(bar.size):
+                        self._byte_ports.setdefault(address + offset, (read, write, offset))
+                        self._wide_ports.setdefault(address + offset, (read, write, offset))
+                else:
+                    for page in range(address >> _PAGE_SHIFT, (address + bar.size) >> _PAGE_SHIFT):
+                        self._pages[page] = (read, write, address)
+        self._pages[IO_APIC >> _PAGE_SHIFT] = (self._ioapic.read, self._ioapic.write, IO_APIC)
+        if self._lapic.enabled:
+            base = self._lapic.address
+            self._pages[base >> _PAGE_SHIFT] = (self._lapic.read, self._lapic.write, base)
+
+    # ---- wires ----
+
+    def _set_intr(self, level: bool) -> None:
+        """INTR of the 8259s: to the local APIC's LINT0, and to pin 0 of the I/O APIC."""
+        self._lapic.set_lint0(level)
+        self._ioapic.set_irq(0, level)
+
+    def _isa_line(self, irq: int) -> IrqLine:
+        return partial(self._drive_isa, irq, SOURCE_CHIP)
+
+    def _drive_isa(self, irq: int, source: int, level: bool) -> None:
+        """Drive an ISA interrupt line: to a 8259 and to the I/O APIC."""
+        sources = self.state.irq_sources
+        before = sources[irq]
+        sources[irq] = before | source if level else before & ~source
+        asserted = bool(sources[irq])
+        if asserted != bool(before):
+            (self._master if irq < 8 else self._slave).set_irq(irq & 7, asserted)
+            self._ioapic.set_irq(TIMER_GSI if irq == TIMER_IRQ else irq, asserted)
+
+    def _pirq_line(self, isa_bridge: IsaBridge, pirq: int) -> IrqLine:
+        def line(level: bool) -> None:
+            isa_bridge.set_pirq(pirq, level)
+            self._ioapic.set_irq(PIRQ_GSI[pirq], level)
+
+        return line
+
+    def _can_wake(self, irq: int | None) -> bool:
+        """An interrupt line is open all the way to the CPU. None: the chip is part of the CPU."""
+        if irq is None or not self._ioapic.is_masked(TIMER_GSI if irq == TIMER_IRQ else irq):
+            return True
+        if not self._lapic.hears_lint0() and not self._ioapic.passes_external():
+            return False
+        if irq < 8:
+            return not self._master.is_masked(irq)
+        return not self._slave.is_masked(irq & 7) and not self._master.is_masked(_CASCADE)
+
+    # ---- what the CPU calls ----
+
+    def port_read(self, port: int, size: int) -> int:
+        """Ports that nobody claims read as ones."""
+        place = (self._byte_ports if size == 1 else self._wide_ports).get(port)
+        if place is not None:
+            return place[0](place[2], size)
+        if size == 1:
+            return 0xFF
+        value = 0
+        for index in range(size):
+            value |= self.port_read(port + index & 0xFFFF, 1) << 8 * index
+        return value
+
+    def port_write(self, port: int, size: int, value: int) -> None:
+        place = (self._byte_ports if size == 1 else self._wide_ports).get(port)
+        if place is not None:
+            place[1](place[2], size, value)
+        elif size > 1:
+            for index in range(size):
+                self.port_write(port + index & 0xFFFF, 1, value >> 8 * index & 0xFF)
+
+    def mmio_read(self, gpa: int, size: int) -> int:
+        """Memory that is not there reads as ones."""
+        place = self._pages.get(gpa >> _PAGE_SHIFT)
+        if place is None:
+            return (1 << 8 * size) - 1
+        if size == 8:
+            return self.mmio_read(gpa, 4) | self.mmio_read(gpa + 4, 4) << 32
+        return place[0](gpa - place[2], size)
+
+    def mmio_write(self, gpa: int, size: int, value: int) -> None:
+        place = self._pages.get(gpa >> _PAGE_SHIFT)
+        if place is None:
+            return
+        if size == 8:
+            self.mmio_write(gpa, 4, value & 0xFFFF_FFFF)
+            self.mmio_write(gpa + 4, 4, value >> 32)
+        else:
+            place[1](gpa - place[2], size, value)
+
+    def msr_read(self, index: int) -> int | None:
+        """IA32_APIC_BASE and IA32_TSC_DEADLINE; None for others: #GP."""
+        return self._lapic.read_msr(index) if index in lapic.MSRS else None
+
+    def msr_write(self, index: int, value: int) -> bool:
+        """False: #GP."""
+        return index in lapic.MSRS and self._lapic.write_msr(index, value)
+
+    def cr8_read(self) -> int:
+        return self._lapic.read_cr8()
+
+    def cr8_write(self, value: int) -> None:
+        self._lapic.write_cr8(value)
+
+    def interrupt_ack(self) -> int:
+        """The vector of the interrupt that the line announced; -1 if it went away."""
+        vector = self._lapic.acknowledge()
+        return -1 if vector is None else vector
+
+    # ---- running ----
+
+    def run(self, until: int) -> Stop:
+        """Run one epoch: to position ``until``, or until something happens that the monitor must see."""
+        cpu = self._cpu
+        jumps = 0
+        while cpu.position() < until:
+            stop = self._run_cpu(until)
+            acted = self._advance_chips()
+            if self._exiting:
+                self._exiting = False
+                return Stop(StopKind.EXIT)
+            if stop == STOP_CRASH:
+                return Stop(StopKind.CRASH, detail=cpu.error())
+            if stop == STOP_ENGINE:
+                return Stop(StopKind.ENGINE, detail=cpu.error())
+            if self._text_bytes > OUTPUT_LIMIT_BYTES:
+                return Stop(StopKind.OUTPUT)
+            if stop == STOP_HALT and not acted and cpu.position() < until:
+                waits = self._wait(jumps)
+                if waits is not None:
+                    return waits
+                jumps += 1
+        return Stop(StopKind.POSITION)
+
+    def put(self, inputs: list[Input]) -> None:
+        """Take inputs, in their order; between two runs."""
+        for event in inputs:
+            if isinstance(event, ConsoleIn):
+                self._uart.receive(event.data)
+            elif isinstance(event, KeyboardIn):
+                self._i8042.press(event.scancodes)
+            elif isinstance(event, TimePassed) and self._config.real_time:
+                self.state.time_passed_ns = event.until_ns
+
+    def take_outputs(self) -> list[Output]:
+        """Everything since the last call, in order."""
+        self._end_text()
+        outputs, self._outputs = self._outputs, []
+        self._text_bytes = 0
+        return outputs
+
+    def save(self) -> bytes:
+        """The state of all chips and of the board, as one msgpack map: equal states are equal bytes.
+
+        Outputs are not part of it; they must have been taken.
+        """
+        return msgspec.msgpack.encode({name: part.state for name, part in self._parts.items()})
+
+    def load(self, saved: bytes) -> None:
+        """Become what ``save`` returned, on a board of the same configuration; outputs are forgotten."""
+        states = msgspec.msgpack.decode(saved, type=dict[str, msgspec.Raw])
+        for name, part in self._parts.items():
+            part.state = self._decoders[name].decode(states[name])
+        self.take_outputs()
+        self._exiting = False
+        self._remap()
+        self._cpu.set_interrupt_line(self._lapic.state.output)
+
+    def _run_cpu(self, until: int) -> int:
+        """Run the CPU to the next event of a chip, or to ``until``."""
+        event = self._event_position()
+        self._limit = until if event is None else min(until, event)
+        self._running = True
+        try:
+            return self._cpu.run(self._limit)
+        finally:
+            self._running = False
+
+    def _rearm(self) -> None:
+        """A chip's next event may have come nearer."""
+        if self._running:
+            event = self._event_position()
+            if event is not None and event < self._limit:
+                self._limit = event
+                self._cpu.limit(event)
+
+    def _next_event_ns(self) -> int | None:
+        events = [event for chip, _ in self._timed if (event := chip.next_event_ns()) is not None]
+        return min(events, default=None)
+
+    def _event_position(self) -> int | None:
+        """The position at which the next event of a chip is due: the first block entry that is not before it."""
+        event_ns = self._next_event_ns()
+        if event_ns is None:
+            return None
+        return self._cpu.position() + max(0, -((self._cpu.now_ns() - event_ns) // NS_PER_BLOCK))
+
+    def _advance_chips(self) -> bool:
+        """Let every chip act that is due; False if none was."""
+        now_ns = self._cpu.now_ns()
+        acted = False
+        for chip, _ in self._timed:
+            event_ns = chip.next_event_ns()
+            if event_ns is not None and event_ns <= now_ns:
+                chip.advance(now_ns)
+                acted = True
+        return acted
+
+    def _wait(self, jumps: int) -> Stop | None:
+        """At HLT: let virtual time jump to the next event, or say why it cannot."""
+        nmi_possible = self._lapic.nmi_possible() or self._ioapic.nmi_possible()
+        if not self._cpu.interrupts_enabled() and not nmi_possible:
+            return Stop(StopKind.HALTED)
+        wakers = [chip.next_event_ns() for chip, irq in self._timed if self._can_wake(irq)]
+        wake_ns = min((event_ns for event_ns in wakers if event_ns is not None), default=None)
+        if wake_ns is None:
+            return Stop(StopKind.IDLE if self._config.interactive else StopKind.HALTED)
+        if self._outputs or self._text or jumps >= JUMPS_PER_RUN:
+            return Stop(StopKind.IDLE, wake_ns)
+        event_ns = self._next_event_ns()
+        to_ns = wake_ns if event_ns is None else min(wake_ns, event_ns)
+        if self._config.real_time:
+            to_ns = min(to_ns, self.state.time_passed_ns)
+        if to_ns <= self._cpu.now_ns():
+            return Stop(StopKind.IDLE, wake_ns)
+        self._cpu.skip_to_ns(to_ns)
+        self._advance_chips()
+        return None
+
+    # ---- outputs ----
+
+    def _serial_out(self, byte: int) -> None:
+        self._console_out("serial", byte)
+        self._script.watch(byte)
+
+    def _console_out(self, channel: str, byte: int) -> None:
+        if channel != self._channel:
+            self._end_text()
+            self._channel = channel
+        self._text.append(byte)
+        self._text_bytes += 1
+        if self._text_bytes > OUTPUT_LIMIT_BYTES:
+            self._cpu.request_stop()
+
+    def _end_text(self) -> None:
+        if self._text:
+            self._outputs.append(ConsoleOut(self._channel, bytes(self._text)))
+            self._text.clear()
+
+    def _leave(self, output: Output) -> None:
+        """The run ends at the next block entry."""
+        self._end_text()
+        self._outputs.append(output)
+        self._exiting = True
+        self._cpu.request_stop()
