@@ -196,6 +196,22 @@ power_on:
 	xorl %edx, %edx
 	wrmsr
 2:
+	/* Local APIC: virtual wire mode (MP specification, 3.6.2.2), so that LINT0 is the 8259s' and LINT1 NMI. Its
+	   registers are out of a real-mode segment's reach: borrow a flat one from protected mode. */
+	lgdtl %cs:gdt_pointer
+	movl $0x11, %eax
+	movl %eax, %cr0
+	movw $0x08, %cx
+	movw %cx, %ds
+	movl $0xfee00000, %ebx
+	movl $0x1ff, 0xf0(%ebx)  /* on; spurious vector FF */
+	movl $0x700, 0x350(%ebx) /* LINT0: ExtINT */
+	movl $0x400, 0x360(%ebx) /* LINT1: NMI */
+	movw $0x10, %cx
+	movw %cx, %ds
+	decw %ax
+	movl %eax, %cr0
+
 	xorl %eax, %eax
 	xorl %ebx, %ebx
 	xorl %ecx, %ecx
@@ -927,7 +943,15 @@ read_clock: /* AL = register AL */
 
 /* ---- Tables ------------------------------------------------------------------------------------ */
 
-	.balign 2
+	.balign 8
+gdt:
+	.quad 0
+	.quad 0x00cf93000000ffff /* 0x08: data, 4 GiB */
+	.quad 0x000093000000ffff /* 0x10: data as in real mode */
+gdt_pointer:
+	.word . - gdt - 1
+	.long gdt + 0xf0000
+
 vectors:
 	.word ignore, ignore, ignore, ignore, ignore, ignore, ignore, ignore
 	.word timer_interrupt, keyboard_interrupt, master_interrupt, master_interrupt

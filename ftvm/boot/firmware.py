@@ -132,12 +132,14 @@ def _enter64(entry: Entry) -> list[Segment]:
 
 
 def _identity_page_tables(base: int) -> bytes:
-    """A PML4, a PDPT and four page directories that map the first 4 GiB to themselves in 2 MiB pages."""
-    present_writable, large = 0x3, 0x80
-    pml4 = struct.pack("<512Q", base + PAGE_BYTES | present_writable, *[0] * 511)
-    directories = [base + (2 + index) * PAGE_BYTES | present_writable for index in range(4)]
-    pdpt = struct.pack("<512Q", *directories, *[0] * 508)
-    pages = struct.pack("<2048Q", *(index << 21 | large | present_writable for index in range(2048)))
+    """A PML4, a PDPT and four page directories that map the first 4 GiB to themselves in 2 MiB pages.
+
+    Accessed and dirty bits are set, so that walking these tables writes nothing.
+    """
+    table, page = 0x23, 0xE3  # present, writable, accessed; page: large, dirty
+    pml4 = struct.pack("<512Q", base + PAGE_BYTES | table, *[0] * 511)
+    pdpt = struct.pack("<512Q", *(base + (2 + index) * PAGE_BYTES | table for index in range(4)), *[0] * 508)
+    pages = struct.pack("<2048Q", *(index << 21 | page for index in range(2048)))
     return pml4 + pdpt + pages
 
 
