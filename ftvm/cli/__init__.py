@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 import click
 
@@ -70,16 +69,20 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's own) and return its exit code; errors become one line each."""
     try:
-        code: Any = ftvm.main(args=arguments, prog_name="ftvm", standalone_mode=False)
+        # Not ftvm.main(): that has exit codes of its own, for one a 1 when the reader of our output has gone.
+        with ftvm.make_context("ftvm", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            code = ftvm.invoke(context)
         sys.stdout.flush()
         return int(code or ExitCode.OK)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except FtvmError as error:
         return _complain(error.message, error.hint, error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "ftvm"
-        return _complain(error.format_message(), f"'{command} --help' shows how to use it", ExitCode.USAGE)
+        return _complain(_one_line(error), f"'{command} --help' shows how to use it", ExitCode.USAGE)
     except click.ClickException as error:
-        return _complain(error.format_message(), None, ExitCode.USAGE)
+        return _complain(_one_line(error), None, ExitCode.USAGE)
     except (KeyboardInterrupt, click.Abort):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
@@ -89,6 +92,10 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", None, ExitCode.HOST)
+
+
+def _one_line(error: click.ClickException) -> str:
+    return " ".join(error.format_message().split())
 
 
 def _complain(message: str, hint: str | None, code: ExitCode) -> ExitCode:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import click
 
 from ftvm import terminal
+from ftvm.boot import KINDS
 from ftvm.cli._output import json_option, output_file, write_json
 from ftvm.errors import UnusableFile, UsageError
 from ftvm.exitcodes import ExitCode
@@ -18,7 +19,6 @@ from ftvm.machine import DEFAULT_EPOCH_BLOCKS, MAX_MODULES, Machine, MachineConf
 from ftvm.units import parse_blocks, parse_size
 
 KEYBOARD = 0  # standard input
-PROTOCOLS = ("flat", "multiboot1", "multiboot2", "linux", "pvh", "elf64")
 
 
 @click.command("run")
@@ -26,7 +26,7 @@ PROTOCOLS = ("flat", "multiboot1", "multiboot2", "linux", "pvh", "elf64")
 @click.option("--initrd", metavar="FILE", type=Path, help="Linux: the initial root file system.")
 @click.option("--append", metavar="TEXT", default="", help="The guest's command line (added to that of a known guest).")
 @click.option("--module-file", "module_files", metavar="FILE", type=Path, multiple=True, help="A multiboot module.")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), help="The boot protocol, where IMAGE does not tell.")
+@click.option("--protocol", type=click.Choice(KINDS), help="The boot protocol, where IMAGE does not tell.")
 @click.option("--memory", metavar="SIZE", type=parse_size, default="256M", show_default=True, help="RAM of the guest.")
 @click.option("--modules", type=int, default=2, show_default=True, help=f"CPUs in lockstep, 1 to {MAX_MODULES}.")
 @click.option(

@@ -50,7 +50,8 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["run"], ["run", "hello", "--nonsense"], ["guests", "fetch", "windows"]]
+    "arguments",
+    [["nonsense"], ["run"], ["run", "hello", "--nonsense"], ["guests", "fetch"], ["guests", "fetch", "windows"]],
 )
 def test_wrong_usage_is_one_error_and_one_hint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.execute(arguments) == ExitCode.USAGE
