@@ -73,10 +73,9 @@ def _facs() -> bytes:
     return struct.pack("<4sI24xB31x", b"FACS", 64, 2)
 
 
-def _io_register(port: int, size_bytes: int) -> bytes:
-    """A generic address (5.2.3.2) in I/O space; access size 1, 2, 3 is byte, word, dword."""
-    access = {0: 0, 1: 1, 2: 2}.get(size_bytes, 3)
-    return struct.pack("<BBBBQ", 1 if size_bytes else 0, size_bytes * 8, 0, access, port)
+def _io_register(port: int, size_bytes: int, access_bytes: int) -> bytes:
+    """A generic address (5.2.3.2) in I/O space, accessed so many bytes at a time."""
+    return struct.pack("<BBBBQ", 1, size_bytes * 8, 0, {1: 1, 2: 2, 4: 3}[access_bytes], port)
 
 
 _NO_REGISTER = bytes(12)
@@ -104,12 +103,12 @@ def _fadt(dsdt: int, facs: int) -> bytes:
     body += struct.pack("<BBBHx", 0, 0, ports.RTC_CENTURY, _BOOT_LEGACY_DEVICES | _BOOT_8042)
     flags = _FADT_WBINVD | _FADT_PROC_C1 | _FADT_NO_SLEEP_BUTTON | _FADT_NO_RTC_WAKE | _FADT_RESET_REGISTER
     body += struct.pack("<I", flags)
-    body += _io_register(ports.RESET_CONTROL, 1) + struct.pack("<BHB", ports.RESET_VALUE, 0, 0)
+    body += _io_register(ports.RESET_CONTROL, 1, 1) + struct.pack("<BHB", ports.RESET_VALUE, 0, 0)
     body += struct.pack("<QQ", 0, dsdt)
-    body += _io_register(ports.PM1A_EVENT, ports.PM1A_EVENT_BYTES) + _NO_REGISTER
-    body += _io_register(ports.PM1A_CONTROL, ports.PM1A_CONTROL_BYTES) + _NO_REGISTER
-    body += _NO_REGISTER + _io_register(ports.PM_TIMER, ports.PM_TIMER_BYTES)
-    body += _io_register(ports.GPE0, ports.GPE0_BYTES) + _NO_REGISTER
+    body += _io_register(ports.PM1A_EVENT, ports.PM1A_EVENT_BYTES, 2) + _NO_REGISTER
+    body += _io_register(ports.PM1A_CONTROL, ports.PM1A_CONTROL_BYTES, 2) + _NO_REGISTER
+    body += _NO_REGISTER + _io_register(ports.PM_TIMER, ports.PM_TIMER_BYTES, 4)
+    body += _io_register(ports.GPE0, ports.GPE0_BYTES, 1) + _NO_REGISTER
     body += _NO_REGISTER + _NO_REGISTER  # sleep control and status: of hardware-reduced ACPI only
     return _table(b"FACP", 5, body)
 
