@@ -165,8 +165,7 @@ class Machine:
 
     def __init__(self, config: MachineConfig, on_console: OnConsole | None = None) -> None:
         self._config = config
-        after = (config.input_after or "").encode()
-        self._console = Console(on_console, config.input or b"", after)
+        self._console = Console(on_console)
         self._poller = Poller()
         self._stop = threading.Event()
         self._faults: list[Fault] = []
@@ -206,7 +205,6 @@ class Machine:
                 epoch_blocks=config.epoch_blocks,
                 until_s=None if config.timeout_s is None else began_s + config.timeout_s,
                 real_time=config.real_time,
-                patient=config.interactive,
             )
             if self._faults:
                 lockstep.inject(self._faults)
@@ -230,7 +228,14 @@ class Machine:
 
     def _start_modules(self, plan: BootPlan, image: VerifiedImage, resources: contextlib.ExitStack) -> None:
         config = self._config
-        board = BoardConfig()
+        board = BoardConfig(
+            ram_bytes=config.memory_bytes,
+            input=config.input or b"",
+            input_after=config.input_after.encode() if config.input_after else None,
+            stop_on=config.stop_on.encode() if config.stop_on else None,
+            real_time=config.real_time,
+            interactive=config.interactive,
+        )
         start = Start(plan.cs, plan.ip, plan.registers)
         # A module that waits may spin only on a core that nobody else needs: the monitor works meanwhile.
         spins = SPINS if len(os.sched_getaffinity(0)) > config.modules else 0
@@ -238,7 +243,6 @@ class Machine:
             handle = ModuleHandle(index, board, start, config.memory_bytes, spins, self._poller)
             resources.callback(handle.close)
             self._handles.append(handle)
-            handle.begin_setup()
         for handle in self._handles:
             handle.fill(image)
         for handle in self._handles:

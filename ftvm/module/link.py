@@ -1,6 +1,7 @@
 """What the monitor and a module say to each other, and the mailbox (native/link.c) as either side holds it.
 
-The monitor gives a ``Setup`` over a socket once. From then on commands and reports alternate in the mailbox.
+A module inherits a ``Setup`` as a memory file and answers it over a socket. From then on commands and reports alternate
+in the mailbox; the socket stays open as long as the monitor lives.
 """
 
 from enum import IntEnum
@@ -11,8 +12,8 @@ import msgspec
 from ftvm._native import ffi, lib
 from ftvm.module.board import BoardConfig
 
-SETUP_BYTES = 65536
-"""The longest Setup or SetupAnswer."""
+ANSWER_BYTES = 65536
+"""The longest SetupAnswer."""
 
 
 class CommandKind(IntEnum):
@@ -73,7 +74,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """All that a module is ever told about itself; descriptors are inherited, numbers stay the same."""
+    """All that a module is ever told about itself. Descriptors are inherited, under the same numbers."""
 
     index: int
     ram_bytes: int
@@ -95,8 +96,8 @@ class SetupAnswer(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """Where a module stands after a command: everything but its RAM that the monitor compares.
 
-    ``stop`` is a StopKind; ``wake_ns`` the virtual time of the next timer event of an idle guest, 0 if there is none;
-    ``detail`` says more about a crash or a failure of the engine.
+    ``stop`` is a StopKind; ``wake_ns`` the virtual time of the next timer event of an idle guest, 0 if only input can
+    wake it; ``detail`` says more about a crash or a failure of the engine.
     """
 
     stop: int

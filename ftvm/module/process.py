@@ -1,7 +1,7 @@
 """A module's process: it waits for a command, does it, reports. It touches nothing but its memory and its mailbox.
 
-Started by the monitor as ``python -m ftvm.module.process SOCKET PARENT``: the number of an inherited socket, on which
-a Setup comes and a SetupAnswer goes, and the monitor's process id.
+Started by the monitor as ``python -m ftvm.module.process SETUP SOCKET MONITOR``: the numbers of two inherited
+descriptors, a memory file with the Setup and the socket for the SetupAnswer, and the monitor's process id.
 """
 
 import mmap
@@ -17,7 +17,6 @@ from ftvm.module import events
 from ftvm.module.board import Board, Stop, StopKind
 from ftvm.module.cpu import Cpu
 from ftvm.module.link import (
-    SETUP_BYTES,
     CommandKind,
     Fault,
     ModuleEnd,
@@ -83,7 +82,7 @@ class Module:
     def _run(self, target: int, payload: bytes) -> Stop:
         self._cpu.rearm_dirty_log()  # not earlier: the monitor reads the log after the report
         if payload:
-            self._board.put(events.decode_inputs(payload))
+            self._board.put([*events.decode_inputs(payload)])
         while self._faults and self._faults[0].position <= target:
             stop = self._board.run(self._faults[0].position)
             if stop.kind != StopKind.POSITION:
@@ -93,7 +92,7 @@ class Module:
 
     def _report(self, stop: Stop) -> None:
         self._cpu.save(self._link.arch)
-        outputs = self._board.take_outputs()
+        outputs = events.encode(self._board.take_outputs())
         self._link.publish(stop.kind, stop.wake_ns or 0, self._board.save(), outputs, stop.detail.encode())
 
     def _load(self, snapshot: Snapshot) -> None:
@@ -127,11 +126,11 @@ class Module:
 def main() -> int:
     """Exit status 0 when the monitor ended first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the monitor, which ends its modules
-    lifeline, monitor = int(sys.argv[1]), int(sys.argv[2])
+    setup_fd, lifeline, monitor = (int(argument) for argument in sys.argv[1:])
     if lib.ft_link_die_with(monitor) != 0:
         return 0
-    with socket.socket(fileno=lifeline) as connection:
-        setup = _decode_setup(connection.recv(SETUP_BYTES))
+    with open(setup_fd, "rb") as file, socket.socket(fileno=lifeline) as connection:
+        setup = _decode_setup(file.read())
         try:
             module = Module(setup)
         except FtvmError as error:

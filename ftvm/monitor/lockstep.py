@@ -28,6 +28,9 @@ class Ending:
     exit_code: int | None = None
 
 
+_ENDINGS = {StopKind.HALTED: Ending("halted"), StopKind.CRASH: Ending("crash")}
+
+
 class _Ended(Exception):
     """Leaves the loop from wherever the end of the run was noticed."""
 
@@ -39,8 +42,8 @@ class _Ended(Exception):
 class Lockstep:
     """Drives modules, which are ready and stand at the start image, from sync point to sync point.
 
-    The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. ``real_time``
-    paces an idle guest by the wall clock; with ``patient`` a guest that waits for nothing but input is not over.
+    The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. With ``real_time``
+    an idle guest waits for the wall clock.
     """
 
     def __init__(
@@ -54,7 +57,6 @@ class Lockstep:
         epoch_blocks: int,
         until_s: float | None,
         real_time: bool,
-        patient: bool,
     ) -> None:
         self._modules = modules
         self._image = image
@@ -64,7 +66,6 @@ class Lockstep:
         self._stop = stop
         self._until_s = until_s
         self._clock = RealTime() if real_time else None
-        self._patient = patient
         self._deadline = Deadline()
         self._epoch_began_s = 0.0
         self._stopped_s = 0.0
@@ -160,36 +161,33 @@ class Lockstep:
                     ending = Ending("exit", code)
                 case PowerOff() | ResetRequest():
                     ending = Ending("exit")
-        if ending is None and report.stop == StopKind.CRASH:
-            ending = Ending("crash")
+        if ending is None and report.stop in _ENDINGS:
+            ending = _ENDINGS[StopKind(report.stop)]
         if report.stop == StopKind.ENGINE:
             raise EngineError(f"the engine failed at position {report.position}: {report.detail.decode()}")
         if ending is not None:
             raise _Ended(ending)
 
     def _inputs(self, report: Report) -> list[Input]:
-        """What enters all modules at this sync point; an idle guest waits for it here."""
+        """What enters all modules at this sync point; a guest that has nothing to do waits for it here."""
         inputs: list[Input] = []
-        if report.stop in (StopKind.IDLE, StopKind.HALTED):
-            inputs += self._idle(report)
+        if report.stop == StopKind.IDLE:
+            inputs += self._idle(report.wake_ns)
             self._stopped_s = time.monotonic()
         return inputs + self._console.take()
 
-    def _idle(self, report: Report) -> list[Input]:
-        """Wait until input comes or the guest's next timer event is due."""
-        if report.stop == StopKind.HALTED and not self._patient:
-            raise _Ended(Ending("halted"))
-        wake_ns = report.wake_ns if report.stop == StopKind.IDLE else None
+    def _idle(self, wake_ns: int) -> list[Input]:
+        """Wait until input comes or the timer event at ``wake_ns``, if not 0, is due."""
         if self._clock is None:
-            while wake_ns is None and not self._console.pending():
+            while not wake_ns and not self._console.pending():
                 self._wait(None)
-            return [] if wake_ns is None else [TimePassed(wake_ns)]
+            return []  # the modules let virtual time jump by themselves
         virtual_ns = self._image.virtual_ns()
         while not self._console.pending():
             now_ns = self._clock.now_ns(virtual_ns)
-            if wake_ns is not None and now_ns >= wake_ns:
+            if wake_ns and now_ns >= wake_ns:
                 return [TimePassed(wake_ns)]
-            self._wait(None if wake_ns is None else (wake_ns - now_ns) / 1e9)
+            self._wait((wake_ns - now_ns) / 1e9 if wake_ns else None)
         return [TimePassed(self._clock.now_ns(virtual_ns))]
 
     def _absence(self, lost: ModuleLost) -> Divergence:

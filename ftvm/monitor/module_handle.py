@@ -17,7 +17,7 @@ from ftvm._native import ffi
 from ftvm.errors import EngineError, HostError
 from ftvm.module.board import BoardConfig
 from ftvm.module.link import (
-    SETUP_BYTES,
+    ANSWER_BYTES,
     CommandKind,
     LinkFault,
     MonitorEnd,
@@ -98,9 +98,12 @@ class ModuleHandle:
 
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             resources.enter_context(self._socket)
+            setup = Setup(
+                index, ram_bytes, board, start, ram_fd, mailbox_fd, command_doorbell, self._report_doorbell, spins
+            )
             with theirs:
                 inherited = (theirs.fileno(), ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
-                self._process = self._spawn(inherited)
+                self._process = self._spawn(setup, inherited)
             resources.callback(self._reap)
             self._pidfd = keep(os.pidfd_open(self._process.pid))
             poller.watch(self._pidfd, self._died)
@@ -108,25 +111,28 @@ class ModuleHandle:
             poller.watch(self._report_doorbell, self._rang)
             resources.callback(poller.unwatch, self._report_doorbell)
             self._poller = poller
-            self._setup = Setup(
-                index, ram_bytes, board, start, ram_fd, mailbox_fd, command_doorbell, self._report_doorbell, spins
-            )
             self._resources = resources.pop_all()
 
-    def _spawn(self, inherited: tuple[int, ...]) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-P", "-m", "ftvm.module.process", str(inherited[0]), str(os.getpid())]
+    def _spawn(self, setup: Setup, inherited: tuple[int, ...]) -> "subprocess.Popen[bytes]":
+        """``inherited``: the module's end of the socket first, then the descriptors that ``setup`` names."""
+        encoded = _encode(setup)
+        setup_fd = _memory_file(f"ftvm-setup-{self.index}", len(encoded))
+        os.pwrite(setup_fd, encoded, 0)
+        arguments = (str(number) for number in (setup_fd, inherited[0], os.getpid()))
         try:
             return subprocess.Popen(
-                command,
+                [sys.executable, "-P", "-m", "ftvm.module.process", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=self._last_words,
                 stderr=self._last_words,
-                pass_fds=inherited,
+                pass_fds=(setup_fd, *inherited),
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C and Ctrl-Z in a terminal are for the monitor
             )
         except OSError as error:
             raise HostError(f"module {self.index} cannot be started: {error.strerror}") from error
+        finally:
+            os.close(setup_fd)
 
     @property
     def pid(self) -> int:
@@ -158,14 +164,11 @@ class ModuleHandle:
         """Before the first command: put the verified memory into the module's RAM."""
         image.fill(self._ram)
 
-    def begin_setup(self) -> None:
-        self._socket.send(_encode(self._setup))
-
     def await_ready(self) -> None:
         """Wait until the module takes commands. Raises EngineError or HostError when it never will."""
         self._socket.settimeout(SETUP_TIMEOUT_S)
         try:
-            answer = self._socket.recv(SETUP_BYTES)
+            answer = self._socket.recv(ANSWER_BYTES)
         except TimeoutError:
             raise HostError(f"module {self.index} was not ready after {SETUP_TIMEOUT_S:.0f} s") from None
         if not answer:

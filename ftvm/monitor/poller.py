@@ -12,7 +12,7 @@ class Poller:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._alarm)
         self.watch(self._alarm, functools.partial(os.eventfd_read, self._alarm))
@@ -21,7 +21,7 @@ class Poller:
         """Give the alarm back; ``wake`` does nothing from now on."""
         self._close()
 
-    def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
+    def watch(self, fd: int, on_readable: Callable[[], object]) -> None:
         self._callbacks[fd] = on_readable
         self._poll.register(fd, select.POLLIN)
 
