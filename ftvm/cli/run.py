@@ -124,15 +124,8 @@ def command(
     )
     # With the report on standard output, the console makes room for it.
     live = sys.stderr.buffer if json_file is sys.stdout.buffer else sys.stdout.buffer
-
-    def show(channel: str, data: bytes) -> None:
-        live.write(data)
-        live.flush()
-        if console_file is not None:
-            console_file.write(data)
-            console_file.flush()
-
-    machine = Machine(config, on_console=show)
+    console = _ConsoleOutput([live] if console_file is None else [live, console_file])
+    machine = Machine(config, on_console=console.show)
     result = _run_with_keyboard(machine) if interactive else machine.run()
 
     if screen_file is not None:
@@ -140,10 +133,27 @@ def command(
         screen_file.flush()
     if json_file is not None:
         write_json(json_file, result.to_json())
+    if not console.at_line_start:
+        click.echo(err=True)
     if machine.divergence_text is not None:
         click.echo(machine.divergence_text, err=True)
     click.echo(_summary(result), err=True)
     return result.process_exit_code()
+
+
+class _ConsoleOutput:
+    """Where the guest's console is shown and written."""
+
+    def __init__(self, files: list[BinaryIO]) -> None:
+        self._files = files
+        self.at_line_start = True
+
+    def show(self, channel: str, data: bytes) -> None:
+        """Both channels are shown: few guests use more than one."""
+        for file in self._files:
+            file.write(data)
+            file.flush()
+        self.at_line_start = data.endswith(b"\n")
 
 
 def _known_guest(image: str) -> catalogue.Guest | None:
