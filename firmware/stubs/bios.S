@@ -27,6 +27,8 @@
 #define MIDNIGHT 0x70
 #define KEY_START 0x80
 #define KEY_END 0x82
+#define WAIT_MICROSECONDS 0x9c
+#define WAIT_ACTIVE 0xa0
 #define EXTENDED_KEY 0x96 /* bit 1: the last scan code was E0 */
 
 #define COLUMNS 80
@@ -37,6 +39,8 @@
 #define COM1 0x3f8
 #define CRTC 0x3d4
 #define TICKS_PER_DAY 0x1800b0
+#define PERIODIC_INTERRUPT 0x40
+#define CLOCK_PERIOD 977 /* microseconds: 1024 Hz, the real-time clock's rate at reset */
 
 /* What `service` pushes, as offsets from BP. */
 #define FRAME_ES 0
@@ -109,7 +113,7 @@ power_on:
 	movw $7, %cx
 	rep stosl
 
-	/* 8259: IRQ 0-7 at 08, IRQ 8-15 at 70; timer, keyboard and cascade open. */
+	/* 8259: IRQ 0-7 at 08, IRQ 8-15 at 70; timer, keyboard, cascade and clock open. */
 	movb $0x11, %al
 	outb %al, $0x20
 	outb %al, $0xa0
@@ -126,7 +130,7 @@ power_on:
 	outb %al, $0xa1
 	movb $0xf8, %al
 	outb %al, $0x21
-	movb $0xff, %al
+	movb $0xfe, %al
 	outb %al, $0xa1
 
 	/* 8254: channel 0 as a rate generator that divides by 65536, 18.2 Hz. */
@@ -196,22 +200,6 @@ power_on:
 	xorl %edx, %edx
 	wrmsr
 2:
-	/* Local APIC: virtual wire mode (MP specification, 3.6.2.2), so that LINT0 is the 8259s' and LINT1 NMI. Its
-	   registers are out of a real-mode segment's reach: borrow a flat one from protected mode. */
-	lgdtl %cs:gdt_pointer
-	movl $0x11, %eax
-	movl %eax, %cr0
-	movw $0x08, %cx
-	movw %cx, %ds
-	movl $0xfee00000, %ebx
-	movl $0x1ff, 0xf0(%ebx)  /* on; spurious vector FF */
-	movl $0x700, 0x350(%ebx) /* LINT0: ExtINT */
-	movl $0x400, 0x360(%ebx) /* LINT1: NMI */
-	movw $0x10, %cx
-	movw %cx, %ds
-	decw %ax
-	movl %eax, %cr0
-
 	xorl %eax, %eax
 	xorl %ebx, %ebx
 	xorl %ecx, %ecx
@@ -258,9 +246,17 @@ ignore:
 
 real_time_clock_interrupt: /* IRQ 8: reading register C lets the next one come */
 	pushw %ax
+	pushw %ds
+	pushw $BDA_SEGMENT
+	popw %ds
 	movb $0x0c, %al
-	outb %al, $0x70
-	inb $0x71, %al
+	call read_clock
+	subl $CLOCK_PERIOD, WAIT_MICROSECONDS
+	ja 1f
+	movb $0x00, %ah
+	call write_clock_b
+	movb $0, WAIT_ACTIVE
+1:	popw %ds
 	popw %ax
 slave_interrupt: /* IRQ 8-15 */
 	pushw %ax
@@ -557,21 +553,17 @@ a20: /* always on */
 1:	movw $0x03, FRAME_BX(%bp) /* what could switch it: 8042, port 92 */
 	jmp ok
 
-wait: /* CX:DX microseconds, in periods of the timer's 1193182 Hz */
+wait: /* CX:DX microseconds, in periods of the real-time clock */
 	shll $16, %ecx
 	movw %dx, %cx
-	movl $78197, %eax /* 1.193182 * 65536 */
-	mull %ecx
-	shrdl $16, %edx, %eax
-	movl %eax, %esi
-	sti
-	call read_timer
-1:	movw %ax, %dx
-	call read_timer
-	subw %ax, %dx /* it counts down */
-	movzwl %dx, %edx
-	subl %edx, %esi
-	ja 1b
+	movl %ecx, WAIT_MICROSECONDS
+	movb $0x01, WAIT_ACTIVE
+	movb $PERIODIC_INTERRUPT, %ah
+	call write_clock_b
+1:	sti
+	hlt
+	cmpb $0, WAIT_ACTIVE
+	jne 1b
 	jmp ok
 
 extended_memory: /* KiB above 1 MiB, as much as 16 bits hold */
@@ -887,7 +879,7 @@ serial_poll:
 1:	popw %dx
 	ret
 
-/* ---- Keys, timer, clock ------------------------------------------------------------------------ */
+/* ---- Keys and clock ------------------------------------------------------------------------------- */
 
 /* Key AX to the end of the buffer; lost when that is full. */
 put_key:
@@ -919,16 +911,6 @@ next_key:
 	cmpw KEY_TAIL, %bx
 	ret
 
-/* AX = the counter of timer channel 0. */
-read_timer:
-	xorb %al, %al
-	outb %al, $0x43
-	inb $0x40, %al
-	movb %al, %ah
-	inb $0x40, %al
-	xchgb %al, %ah
-	ret
-
 wait_for_clock: /* until no update is in progress */
 	movb $0x0a, %al
 	call read_clock
@@ -941,17 +923,17 @@ read_clock: /* AL = register AL */
 	inb $0x71, %al
 	ret
 
+write_clock_b: /* the interrupts of AH, 24 hours, BCD */
+	movb $0x0b, %al
+	outb %al, $0x70
+	movb $0x02, %al
+	orb %ah, %al
+	outb %al, $0x71
+	ret
+
 /* ---- Tables ------------------------------------------------------------------------------------ */
 
-	.balign 8
-gdt:
-	.quad 0
-	.quad 0x00cf93000000ffff /* 0x08: data, 4 GiB */
-	.quad 0x000093000000ffff /* 0x10: data as in real mode */
-gdt_pointer:
-	.word . - gdt - 1
-	.long gdt + 0xf0000
-
+	.balign 2
 vectors:
 	.word ignore, ignore, ignore, ignore, ignore, ignore, ignore, ignore
 	.word timer_interrupt, keyboard_interrupt, master_interrupt, master_interrupt
