@@ -4,7 +4,7 @@ Nothing that happens in the machine depends on where an epoch ends. Timed chips 
 virtual time alone, whoever stops the CPU there; an epoch's end only looks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
@@ -202,7 +202,7 @@ class Board:
             self._isa_line(KEYBOARD_IRQ), self._isa_line(MOUSE_IRQ), lambda: self._leave(ResetRequest("i8042"))
         )
         isa_bridge = IsaBridge(lambda irq, level: self._drive_isa(irq, SOURCE_PCI, level))
-        self._pci = PciBus(tuple(self._pirq_line(isa_bridge, pirq) for pirq in range(4)), self._remap)
+        self.pci = PciBus(tuple(self._pirq_line(isa_bridge, pirq) for pirq in range(4)), self._remap)
         host_bridge = HostBridge()
         port61 = Port61(clock, pit.set_gate2, pit.output2)
         port92 = Port92(lambda: self._leave(ResetRequest("port-92")))
@@ -225,7 +225,7 @@ class Board:
             "uart": self._uart,
             "acpi-pm": acpi_pm,
             "i8042": self._i8042,
-            "pci": self._pci,
+            "pci": self.pci,
             "host-bridge": host_bridge,
             "isa-bridge": isa_bridge,
             "port61": port61,
@@ -245,8 +245,8 @@ class Board:
             (self._lapic, None),
         )
 
-        self._pci.plug(0, 0, host_bridge)
-        self._pci.plug(1, 0, isa_bridge)
+        self.pci.plug(0, 0, host_bridge)
+        self.pci.plug(1, 0, isa_bridge)
         self._place(0x20, 2, self._master)
         self._place(0x40, 4, pit)
         self._place(0x60, 1, self._i8042)
@@ -264,14 +264,11 @@ class Board:
         self._place(0x4D0, 1, self._master, offset=pic.ELCR)
         self._place(0x4D1, 1, self._slave, offset=pic.ELCR)
         self._place(PM1A_EVENT, GPE0 + GPE0_BYTES - PM1A_EVENT, acpi_pm, wide=True)
-        self._place(0xCFC, 4, self._pci, offset=4, wide=True)
-        self._wide_ports[0xCF8] = (self._pci.read, self._pci.write, 0)  # 32 bits only: CF9 is another chip's
+        self._place(0xCFC, 4, self.pci, offset=4, wide=True)
+        self._wide_ports[0xCF8] = (self.pci.read, self.pci.write, 0)  # 32 bits only: CF9 is another chip's
         self._place(RESET_CONTROL, 1, portcf9)
         self._fixed_ports = dict(self._byte_ports), dict(self._wide_ports)
         self._remap()
-
-        self._parts: dict[str, Any] = {**self.chips, "script": self._script, "board": self}
-        self._decoders = {name: msgspec.msgpack.Decoder(type(part.state)) for name, part in self._parts.items()}
 
     def _set_up(self) -> None:
         """What a PC's firmware does to chips that a boot sector or a kernel finds already at work.
@@ -297,7 +294,7 @@ class Board:
         fixed_byte, fixed_wide = self._fixed_ports
         self._byte_ports, self._wide_ports = dict(fixed_byte), dict(fixed_wide)
         self._pages = {}
-        for function in self._pci.functions.values():
+        for function in self.pci.functions.values():
             for bar, address in function.mappings():
                 read, write = partial(function.read_bar, bar.index), partial(function.write_bar, bar.index)
                 if bar.io:
@@ -456,17 +453,23 @@ class Board:
 
         Outputs are not part of it; they must have been taken.
         """
-        return msgspec.msgpack.encode({name: part.state for name, part in self._parts.items()})
+        return msgspec.msgpack.encode({name: part.state for name, part in self._parts()})
 
     def load(self, saved: bytes) -> None:
         """Become what ``save`` returned, on a board of the same configuration; outputs are forgotten."""
         states = msgspec.msgpack.decode(saved, type=dict[str, msgspec.Raw])
-        for name, part in self._parts.items():
-            part.state = self._decoders[name].decode(states[name])
+        for name, part in self._parts():
+            part.state = msgspec.msgpack.decode(states[name], type=type(part.state))
         self.take_outputs()
         self._exiting = False
         self._remap()
         self._cpu.set_interrupt_line(self._lapic.state.output)
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """Everything that has a state, by name."""
+        yield from self.chips.items()
+        yield "script", self._script
+        yield "board", self
 
     def _run_cpu(self, until: int) -> int:
         """Run the CPU to the next event of a chip, or to ``until``."""

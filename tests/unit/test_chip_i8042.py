@@ -151,9 +151,7 @@ def test_there_is_no_scan_code_set_3(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("mode", "identity"), [(0x04, [0xAB, 0x83]), (0x44, [0xAB, 0x41])])
-def test_the_keyboard_identifies_itself_and_translation_spoils_it(
-    bench: Bench, mode: int, identity: list[int]
-) -> None:
+def test_the_keyboard_identifies_itself_and_translation_spoils_it(bench: Bench, mode: int, identity: list[int]) -> None:
     bench.command(0x60, mode)
     bench.send(0xF2)
     assert bench.read() == [ACK, *identity]
@@ -252,7 +250,9 @@ def test_other_questions_have_answers(bench: Bench) -> None:
     assert bench.read() == [0xF1, 0x80, 0x00]
 
 
-@pytest.mark.parametrize(("words", "resets"), [((0xFE,), 1), ((0xF0,), 1), ((0xFF,), 0), ((0xD1, 0x02), 1), ((0xD1, 0x03), 0)])
+@pytest.mark.parametrize(
+    ("words", "resets"), [((0xFE,), 1), ((0xF0,), 1), ((0xFF,), 0), ((0xD1, 0x02), 1), ((0xD1, 0x03), 0)]
+)
 def test_pulling_bit_0_of_the_output_port_resets(bench: Bench, words: tuple[int, ...], resets: int) -> None:
     bench.command(*words)
     assert bench.resets == resets
