@@ -145,7 +145,7 @@ void ft_cpu_limit(ft_cpu *cpu, uint64_t position)
 void ft_cpu_set_interrupt_line(ft_cpu *cpu, int level)
 {
     cpu->interrupt_line = level != 0;
-    if (cpu->interrupt_line) {
+    if (cpu->interrupt_line && ft_engine_interrupts_enabled(cpu)) {
         ft_engine_poll_next_block(cpu);
     }
 }

@@ -20,7 +20,10 @@
  *    has translated code and runs stale code. These four remember it, and they are the dirty log as well, since each
  *    first store to a page since the log was armed comes by.
  *  - x86_stl_phys_notdirty: sets accessed and dirty bits in page tables past the dirty log.
+ *  - x86_ldl_phys, x86_ldq_phys: take a long way to read a page-table entry.
+ *  - tlb_reset_dirty_by_vaddr: a scan of the TLB for each translated block, not needed here.
  *  - gettimeofday: sizes the TLB by the host's clock.
+ *  - the helpers that load flags: the moments at which a waiting interrupt can become due.
  *  - the helpers of privileged instructions: Unicorn's know nothing of SYSCALL, unknown MSRs, I/O
  *    permissions or a fixed CPU model.
  */
@@ -221,7 +224,16 @@ void __real_tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t p
 void __real_tlb_unprotect_code_x86_64(void *uc, uint64_t ram_address);
 void __real_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t start, int length,
                                                 uintptr_t host_pc);
+uint32_t __real_x86_ldl_phys_x86_64(void *cpu, uint64_t address);
+uint64_t __real_x86_ldq_phys_x86_64(void *cpu, uint64_t address);
 void __real_x86_stl_phys_notdirty_x86_64(void *cpu, uint64_t address, uint32_t value);
+void __real_helper_sti_x86_64(void *env);
+void __real_helper_write_eflags_x86_64(void *env, uint64_t value, uint32_t mask);
+void __real_helper_iret_real_x86_64(void *env, int shift);
+void __real_helper_iret_protected_x86_64(void *env, int shift, int next_eip);
+void __real_helper_sysret_x86_64(void *env, int operand_size);
+void __real_helper_ljmp_protected_x86_64(void *env, int selector, uint64_t eip, uint64_t next_eip);
+void __real_helper_lcall_protected_x86_64(void *env, int selector, uint64_t eip, int shift, uint64_t next_eip);
 void __real_helper_hlt_x86_64(void *env, int next_eip_addend);
 void __real_helper_raise_interrupt_x86_64(void *env, int vector, int next_eip_addend) __attribute__((noreturn));
 void __real_helper_into_x86_64(void *env, int next_eip_addend);
@@ -320,14 +332,18 @@ void ft_engine_poll_next_block(ft_cpu *cpu)
     arm(cpu->engine, position, position);
 }
 
-static bool something_pending(const ft_cpu *cpu)
+/* As far as flags decide; the shadow of STI and MOV SS passes with the next block. */
+static bool interrupt_due(const ft_cpu *cpu)
 {
-    return cpu->stop_requested || cpu->nmi_pending || cpu->interrupt_line;
+    const void *env = cpu->engine->env;
+
+    return (cpu->interrupt_line && FIELD(env, ENV_EFLAGS, uint32_t) & FLAG_IF) ||
+           (cpu->nmi_pending && !(FIELD(env, ENV_HFLAGS2, uint32_t) & HF2_NMI_BLOCKED));
 }
 
 static void arm_from(ft_cpu *cpu, uint64_t position)
 {
-    bool poll = something_pending(cpu) || cpu->limit < position;
+    bool poll = cpu->stop_requested || interrupt_due(cpu) || cpu->limit < position;
 
     arm(cpu->engine, position, poll ? position : cpu->limit);
 }
@@ -435,6 +451,64 @@ void __wrap_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int co
     tcg_temp_free_internal_x86_64(tcg, uc);
     *(uint32_t *)label |= 1; /* "present" */
     tcg_gen_op1_x86_64(tcg, OP_SET_LABEL, (uintptr_t)label);
+}
+
+/*
+ * The instructions that can set IF or end the blocking of NMIs. Each ends its block, so that an interrupt that waited
+ * for it is looked at right behind it; a guest that keeps interrupts off is not slowed down by one that waits.
+ *
+ * The originals are entered by tail calls: they take their return address for a place in generated code.
+ */
+static void before_flags_load(void *env)
+{
+    ft_cpu *cpu = owner_of_env(env);
+
+    if (cpu->interrupt_line || cpu->nmi_pending) {
+        ft_engine_poll_next_block(cpu);
+    }
+}
+
+void __wrap_helper_sti_x86_64(void *env)
+{
+    before_flags_load(env);
+    __real_helper_sti_x86_64(env);
+}
+
+void __wrap_helper_write_eflags_x86_64(void *env, uint64_t value, uint32_t mask)
+{
+    before_flags_load(env);
+    __real_helper_write_eflags_x86_64(env, value, mask);
+}
+
+void __wrap_helper_iret_real_x86_64(void *env, int shift)
+{
+    before_flags_load(env);
+    __real_helper_iret_real_x86_64(env, shift);
+}
+
+void __wrap_helper_iret_protected_x86_64(void *env, int shift, int next_eip)
+{
+    before_flags_load(env);
+    __real_helper_iret_protected_x86_64(env, shift, next_eip);
+}
+
+void __wrap_helper_sysret_x86_64(void *env, int operand_size)
+{
+    before_flags_load(env);
+    __real_helper_sysret_x86_64(env, operand_size);
+}
+
+/* Far jumps and calls switch tasks, and a task brings its own flags. */
+void __wrap_helper_ljmp_protected_x86_64(void *env, int selector, uint64_t eip, uint64_t next_eip)
+{
+    before_flags_load(env);
+    __real_helper_ljmp_protected_x86_64(env, selector, eip, next_eip);
+}
+
+void __wrap_helper_lcall_protected_x86_64(void *env, int selector, uint64_t eip, int shift, uint64_t next_eip)
+{
+    before_flags_load(env);
+    __real_helper_lcall_protected_x86_64(env, selector, eip, shift, next_eip);
 }
 
 void check_exit_request_x86_64(void *tcg)
@@ -559,6 +633,41 @@ void tlb_set_dirty_x86_64(void *cs, uint64_t vaddr)
             }
         }
     }
+}
+
+/* Unicorn scans the whole TLB for each block it translates; what that is for is done by tlb_protect_code(). */
+void __wrap_tlb_reset_dirty_by_vaddr_x86_64(void *cs, uint64_t start, uint64_t length)
+{
+    (void)cs;
+    (void)start;
+    (void)length;
+}
+
+/* Page-table entries: nearly always RAM, and read four times for each TLB miss. */
+uint32_t __wrap_x86_ldl_phys_x86_64(void *cs, uint64_t address)
+{
+    ft_cpu *cpu = owner_of_cpu(cs);
+    uint64_t offset = ft_ram_offset(cpu, address);
+    uint32_t value;
+
+    if (offset > cpu->ram_bytes - sizeof(value)) {
+        return __real_x86_ldl_phys_x86_64(cs, address);
+    }
+    memcpy(&value, cpu->ram + offset, sizeof(value));
+    return value;
+}
+
+uint64_t __wrap_x86_ldq_phys_x86_64(void *cs, uint64_t address)
+{
+    ft_cpu *cpu = owner_of_cpu(cs);
+    uint64_t offset = ft_ram_offset(cpu, address);
+    uint64_t value;
+
+    if (offset > cpu->ram_bytes - sizeof(value)) {
+        return __real_x86_ldq_phys_x86_64(cs, address);
+    }
+    memcpy(&value, cpu->ram + offset, sizeof(value));
+    return value;
 }
 
 void __wrap_x86_stl_phys_notdirty_x86_64(void *cs, uint64_t address, uint32_t value)
@@ -920,6 +1029,7 @@ static void on_exception(uc_engine *uc, uint32_t vector, void *owner)
     if (FIELD(engine->env, ENV_EXCEPTION_IS_INT, int32_t)) {
         FIELD(engine->env, ENV_EIP, uint64_t) = engine->soft_interrupt_eip;
     }
+    before_flags_load(engine->env); /* a task gate */
     x86_cpu_do_interrupt_x86_64(engine->cpu);
 }
 
