@@ -56,6 +56,10 @@ def ftvm(ctx: click.Context) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with the documented exit code."""
+    # A caller may close the standard streams; then nothing else must get their numbers. In this order.
+    sys.stdin = sys.stdin or open(os.devnull)
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     for wanted_end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(wanted_end, _leave)
     sys.exit(execute(arguments))

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -145,6 +146,15 @@ def test_keys_from_a_pipe_need_no_terminal(started: "list[subprocess.Popen[bytes
     output, _ = process.communicate(b"q", timeout=SILENCE_S)
     assert b"echo: ends" in output
     assert process.returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
+    command = shlex.join([*COMMAND, "hello", "--console", str(tmp_path / "console")])
+    finished = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, check=False, timeout=SILENCE_S)
+    assert finished.returncode == ExitCode.OK
+    assert b"Hello" in (tmp_path / "console").read_bytes()
+    assert b"Traceback" not in finished.stderr
 
 
 def refused(*arguments: str | Path) -> tuple[int, list[str]]:
