@@ -50,6 +50,7 @@ REPLACED = [  # linked as __wrap_NAME wherever another object calls NAME; see na
             "helper_wrmsr",
             "helper_rdrand",
             "helper_syscall",
+            "helper_sysenter",
             "helper_read_crN",
             "helper_write_crN",
             "helper_inb",

@@ -111,6 +111,7 @@ enum {
     ENV_EXCEPTION_IS_INT = 0x150c,
     ENV_DR = 0x1518,
     ENV_OLD_EXCEPTION = 0x1578,
+    ENV_VENDOR = 0x15f0, /* uint32_t[3]: SYSENTER in 64-bit code is Intel's alone */
     ENV_FEATURES = 0x1600,
     ENV_UC = 0x1b58,
 
@@ -912,40 +913,61 @@ void __wrap_helper_write_crN_x86_64(void *env, int index, uint64_t value)
     }
 }
 
+/* Descriptor bits of the flat segments that SYSCALL and SYSENTER load (SDM vol. 3, 3.4.5). */
+enum {
+    FLAT = 1 << 15 | 1 << 12 | 1 << 23, /* present, not a system segment, limit in pages */
+    FLAT_CODE64 = FLAT | 0xb00 | 1 << 21,
+    FLAT_CODE32 = FLAT | 0xb00 | 1 << 22,
+    FLAT_DATA = FLAT | 0x300 | 1 << 22,
+};
+
+/* Enter ring 0 at `eip` with flat segments: code from `selector`, stack from the one behind it. */
+static void enter_kernel(void *env, uint32_t selector, uint32_t code_flags, uint64_t eip)
+{
+    *segment(env, ENV_SEGS, 1) = (engine_segment){selector, 0, UINT32_MAX, code_flags};
+    *segment(env, ENV_SEGS, 2) = (engine_segment){selector + 8, 0, UINT32_MAX, FLAT_DATA};
+    FIELD(env, ENV_EIP, uint64_t) = eip;
+    x86_update_hflags_x86_64(env);
+}
+
 /* SDM vol. 2B, SYSCALL. */
 void __wrap_helper_syscall_x86_64(void *env, int next_eip_addend)
 {
-    enum { PRESENT = 1 << 15, SYSTEM = 1 << 12, CODE_READ_ACCESSED = 0xb00, DATA_WRITE_ACCESSED = 0x300 };
-    enum { LONG = 1 << 21, BIG = 1 << 22, GRANULAR = 1 << 23 };
     uint64_t *regs = &FIELD(env, ENV_REGS, uint64_t);
     uint64_t star = FIELD(env, ENV_STAR, uint64_t);
-    uint32_t selector = (star >> 32) & 0xfffc;
-    uint32_t flat = PRESENT | SYSTEM | GRANULAR;
+    uint64_t next = FIELD(env, ENV_EIP, uint64_t) + (uint64_t)next_eip_addend;
+    uint32_t hflags = FIELD(env, ENV_HFLAGS, uint32_t), selector = (star >> 32) & 0xfffc;
 
     if (!(FIELD(env, ENV_EFER, uint64_t) & EFER_SCE)) {
         raise_exception_err_ra_x86_64(env, FT_VECTOR_UD, 0, HOST_PC());
     }
-    uint64_t next = FIELD(env, ENV_EIP, uint64_t) + (uint64_t)next_eip_addend;
-    uint32_t hflags = FIELD(env, ENV_HFLAGS, uint32_t);
     if (hflags & HF_LMA) {
         uint32_t flags = load_eflags(env) & ~FLAG_RF;
         regs[1] = next;
         regs[11] = flags;
         store_eflags(env, flags & ~(uint32_t)FIELD(env, ENV_FMASK, uint64_t));
-        FIELD(env, ENV_EIP, uint64_t) =
-            hflags & HF_CS64 ? FIELD(env, ENV_LSTAR, uint64_t) : FIELD(env, ENV_CSTAR, uint64_t);
-        *segment(env, ENV_SEGS, 1) =
-            (engine_segment){selector, 0, UINT32_MAX, flat | CODE_READ_ACCESSED | LONG};
+        enter_kernel(env, selector, FLAT_CODE64, FIELD(env, hflags & HF_CS64 ? ENV_LSTAR : ENV_CSTAR, uint64_t));
     } else {
         regs[1] = (uint32_t)next;
         FIELD(env, ENV_EFLAGS, uint64_t) &= ~(uint64_t)(FLAG_IF | FLAG_RF | FLAG_VM);
-        FIELD(env, ENV_EIP, uint64_t) = (uint32_t)star;
-        *segment(env, ENV_SEGS, 1) =
-            (engine_segment){selector, 0, UINT32_MAX, flat | CODE_READ_ACCESSED | BIG};
+        enter_kernel(env, selector, FLAT_CODE32, (uint32_t)star);
     }
-    *segment(env, ENV_SEGS, 2) =
-        (engine_segment){selector + 8, 0, UINT32_MAX, flat | DATA_WRITE_ACCESSED | BIG};
-    x86_update_hflags_x86_64(env);
+}
+
+/* SDM vol. 2B, SYSENTER. Unicorn only has a hook there. */
+void __wrap_helper_sysenter_x86_64(void *env, int next_eip_addend)
+{
+    uint32_t selector = FIELD(env, ENV_SYSENTER_CS, uint32_t) & 0xfffc;
+    bool long_mode = FIELD(env, ENV_HFLAGS, uint32_t) & HF_LMA;
+    uint64_t mask = long_mode ? UINT64_MAX : UINT32_MAX;
+
+    (void)next_eip_addend;
+    if (selector == 0) {
+        general_protection(env, HOST_PC());
+    }
+    FIELD(env, ENV_EFLAGS, uint64_t) &= ~(uint64_t)(FLAG_IF | FLAG_RF | FLAG_VM);
+    (&FIELD(env, ENV_REGS, uint64_t))[4] = FIELD(env, ENV_SYSENTER_ESP, uint64_t) & mask;
+    enter_kernel(env, selector, long_mode ? FLAT_CODE64 : FLAT_CODE32, FIELD(env, ENV_SYSENTER_EIP, uint64_t) & mask);
 }
 
 /* ---- Ports and memory-mapped devices ------------------------------------------------------------------------- */
@@ -1381,8 +1403,13 @@ static int map_memory(ft_cpu *cpu)
 static void set_features(ft_cpu *cpu)
 {
     uint64_t *features = &FIELD(cpu->engine->env, ENV_FEATURES, uint64_t);
-    ft_cpuid_leaf basic = ft_cpuid(cpu, 1, 0), structured = ft_cpuid(cpu, 7, 0), extended = ft_cpuid(cpu, 0x80000001, 0);
+    uint32_t *vendor = &FIELD(cpu->engine->env, ENV_VENDOR, uint32_t);
+    ft_cpuid_leaf name = ft_cpuid(cpu, 0, 0), basic = ft_cpuid(cpu, 1, 0), structured = ft_cpuid(cpu, 7, 0);
+    ft_cpuid_leaf extended = ft_cpuid(cpu, 0x80000001, 0);
 
+    vendor[0] = name.ebx;
+    vendor[1] = name.edx;
+    vendor[2] = name.ecx;
     memset(features, 0, FEATURE_WORDS * sizeof(features[0]));
     features[FEATURE_1_EDX] = basic.edx;
     features[FEATURE_1_ECX] = basic.ecx;
