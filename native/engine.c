@@ -23,6 +23,7 @@
  *  - x86_ldl_phys, x86_ldq_phys: take a long way to read a page-table entry.
  *  - tlb_reset_dirty_by_vaddr: a scan of the TLB for each translated block, not needed here.
  *  - gettimeofday: sizes the TLB by the host's clock.
+ *  - cpu_watchpoint_address_matches, cpu_check_watchpoint: data breakpoints are cut out.
  *  - the helpers that load flags: the moments at which a waiting interrupt can become due.
  *  - the helpers of privileged instructions: Unicorn's know nothing of SYSCALL, unknown MSRs, I/O
  *    permissions or a fixed CPU model.
@@ -122,7 +123,9 @@ enum {
     ENV_COUNTDOWN = 0x14d8, /* system_time_msr */
     ENV_OWNER = 0x14e8,     /* steal_time_msr */
 
-    TB_PAGE_ADDR = 0x48, /* uint64_t[2] */
+    TB_CFLAGS = 0x18,
+    TB_CFLAGS_COUNT = 0x7fff, /* how many instructions the block may have, 0 for any number */
+    TB_PAGE_ADDR = 0x48,      /* uint64_t[2] */
 
     TCG_CPU_ENV = 0x98f0,
     TCG_UC = 0x9970,
@@ -204,7 +207,6 @@ void cpu_x86_update_cr3_x86_64(void *env, uint64_t value);
 void cpu_x86_update_cr4_x86_64(void *env, uint32_t value);
 void update_fp_status_x86_64(void *env);
 void update_mxcsr_status_x86_64(void *env);
-void helper_set_dr_x86_64(void *env, int index, uint64_t value);
 void helper_check_iob_x86_64(void *env, uint32_t port);
 void helper_check_iow_x86_64(void *env, uint32_t port);
 void helper_check_iol_x86_64(void *env, uint32_t port);
@@ -216,6 +218,8 @@ void raise_exception_err_ra_x86_64(void *env, int vector, int error_code, uintpt
     __attribute__((noreturn));
 void do_interrupt_x86_hardirq_x86_64(void *env, int vector, int is_hardware);
 void x86_cpu_do_interrupt_x86_64(void *cpu);
+
+uint32_t cpu_ldub_code_x86_64(void *env, uint64_t address);
 
 void __real_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, void **args);
 bool __real_x86_cpu_tlb_fill_x86_64(void *cpu, uint64_t address, int size, int access, int mmu_index, bool probe,
@@ -239,6 +243,7 @@ void __real_helper_hlt_x86_64(void *env, int next_eip_addend);
 void __real_helper_raise_interrupt_x86_64(void *env, int vector, int next_eip_addend) __attribute__((noreturn));
 void __real_helper_into_x86_64(void *env, int next_eip_addend);
 void __real_raise_exception_err_x86_64(void *env, int vector, int error_code) __attribute__((noreturn));
+void __real_helper_set_dr_x86_64(void *env, int index, uint64_t value);
 uint64_t __real_helper_read_crN_x86_64(void *env, int index);
 void __real_qemu_system_reset_request(void *uc);
 
@@ -256,6 +261,8 @@ typedef struct ft_engine {
     uint64_t restart_position;
     int fill_access;
     uint64_t soft_interrupt_eip; /* of the INT n that is being delivered */
+
+    uint32_t data_breakpoints_hit; /* bits 0..3 as in DR6; the trap is due at the next block entry */
 
     uint64_t last_stored_page;
     uint8_t *has_code; /* per page: blocks translated from it may exist */
@@ -368,13 +375,13 @@ static void __attribute__((noreturn)) leave(ft_cpu *cpu, int stop, uintptr_t hos
     cpu_loop_exit_restore_x86_64(cpu->engine->cpu, host_pc);
 }
 
-static void __attribute__((noreturn)) deliver(ft_cpu *cpu, int vector, uintptr_t host_pc)
+static void __attribute__((noreturn)) deliver(ft_cpu *cpu, int vector, bool external, uintptr_t host_pc)
 {
     ft_engine *engine = cpu->engine;
 
     cpu_restore_state_x86_64(engine->cpu, host_pc, true);
     arm_from(cpu, ft_engine_position(cpu));
-    do_interrupt_x86_hardirq_x86_64(engine->env, vector, 1); /* leaves by itself when it faults */
+    do_interrupt_x86_hardirq_x86_64(engine->env, vector, external); /* leaves by itself when it faults */
     cpu_loop_exit_noexc_x86_64(engine->cpu);
 }
 
@@ -406,11 +413,16 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
 
     (void)in_delay_slot;
     /*
-     * A block that modified itself is restarted at the store as a block of one instruction. Whether that happens
-     * must not depend on where we stop, and after a stop here a longer block would be translated. So go on.
+     * A block that modified itself, or met a data breakpoint, is restarted there as a block of one instruction. Whether
+     * that happens must not depend on where we stop, and after a stop here a longer block would be translated. So go on.
      */
     if (position != engine->restart_position) {
         arm(engine, position, position);
+        if (engine->data_breakpoints_hit) {
+            FIELD(engine->env, ENV_DR + 6 * 8, uint64_t) |= engine->data_breakpoints_hit;
+            engine->data_breakpoints_hit = 0;
+            deliver(cpu, FT_VECTOR_DB, false, HOST_PC());
+        }
         if (position >= cpu->limit) {
             leave(cpu, FT_STOP_POSITION, HOST_PC());
         }
@@ -418,7 +430,7 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
             leave(cpu, FT_STOP_REQUEST, HOST_PC());
         }
         if ((vector = pending_vector(cpu)) >= 0) {
-            deliver(cpu, vector, HOST_PC());
+            deliver(cpu, vector, true, HOST_PC());
         }
     }
     arm_from(cpu, position + 1);
@@ -716,6 +728,67 @@ void ft_engine_flush_tlb(ft_cpu *cpu)
     }
     tlb_init_x86_64(engine->cpu);
     clock_owner = NULL;
+}
+
+/* ---- Data breakpoints (SDM vol. 3, 18.2): Unicorn has cut them out, but still asks ---------------------------- */
+
+enum { ACCESS_READ = 1, ACCESS_WRITE = 2 };
+
+/* Bits 0..3: the armed data breakpoints that an access of this kind to these bytes meets. */
+static uint32_t data_breakpoints(const void *env, uint64_t address, uint64_t bytes, int access)
+{
+    static const uint8_t lengths[4] = {1, 2, 8, 4};
+    const uint64_t *dr = &FIELD(env, ENV_DR, const uint64_t);
+    uint32_t met = 0;
+
+    for (int i = 0; i < 4; i++) {
+        uint32_t control = (uint32_t)(dr[7] >> (16 + 4 * i));
+        bool armed = dr[7] >> (2 * i) & 3, on_write = (control & 3) == 1, on_both = (control & 3) == 3;
+        uint64_t length = lengths[control >> 2 & 3], start = dr[i] & ~(length - 1);
+
+        if (armed && (on_both || (on_write && access & ACCESS_WRITE)) && start - address + length - 1 < bytes + length - 1) {
+            met |= 1u << i;
+        }
+    }
+    return met;
+}
+
+int __wrap_cpu_watchpoint_address_matches_x86_64(void *cs, uint64_t address, uint64_t bytes)
+{
+    void *env = FIELD(cs, CPU_ENV_PTR, void *);
+
+    return (data_breakpoints(env, address, bytes, ACCESS_READ) ? ACCESS_READ : 0) |
+           (data_breakpoints(env, address, bytes, ACCESS_WRITE) ? ACCESS_WRITE : 0);
+}
+
+/* An access to a page with a data breakpoint. The trap comes behind the instruction, so that runs alone first. */
+void __wrap_cpu_check_watchpoint_x86_64(void *cs, uint64_t address, uint64_t bytes, uint32_t attrs, int access,
+                                        uintptr_t host_pc)
+{
+    ft_cpu *cpu = owner_of_cpu(cs);
+    ft_engine *engine = cpu->engine;
+    uint32_t met = data_breakpoints(engine->env, address, bytes, access);
+    char *block = met && host_pc ? tcg_tb_lookup_x86_64(engine->tcg, host_pc) : NULL;
+
+    (void)attrs;
+    if (!block) {
+        return;
+    }
+    if ((FIELD(block, TB_CFLAGS, uint32_t) & TB_CFLAGS_COUNT) != 1) {
+        engine->restart_position = ft_engine_position(cpu);
+        FIELD(cs, CPU_CFLAGS_NEXT_TB, uint32_t) = 1;
+        cpu_restore_state_x86_64(cs, host_pc, true);
+        cpu_loop_exit_noexc_x86_64(cs);
+    }
+    engine->data_breakpoints_hit |= met;
+    ft_engine_poll_next_block(cpu);
+}
+
+/* TLB entries remember whether their page has a data breakpoint. A tail call, as above. */
+void __wrap_helper_set_dr_x86_64(void *env, int index, uint64_t value)
+{
+    tlb_flush_x86_64(owner_of_env(env)->engine->cpu);
+    __real_helper_set_dr_x86_64(env, index, value);
 }
 
 /* ---- Instructions -------------------------------------------------------------------------------------------- */
@@ -1051,7 +1124,8 @@ static void on_exception(uc_engine *uc, uint32_t vector, void *owner)
     if (FIELD(engine->env, ENV_EXCEPTION_IS_INT, int32_t)) {
         FIELD(engine->env, ENV_EIP, uint64_t) = engine->soft_interrupt_eip;
     }
-    before_flags_load(engine->env); /* a task gate */
+    engine->data_breakpoints_hit = 0; /* the instruction did not complete */
+    before_flags_load(engine->env);   /* a task gate */
     x86_cpu_do_interrupt_x86_64(engine->cpu);
 }
 
@@ -1082,9 +1156,17 @@ void __wrap_raise_exception_err_x86_64(void *env, int vector, int error_code)
     __real_raise_exception_err_x86_64(env, vector, error_code);
 }
 
-/* Unicorn keeps #UD apart from the other exceptions. */
+/* Unicorn keeps #UD apart from the other exceptions, and does not know INT1 (SDM vol. 2A, INT1: a trap). */
 static bool on_invalid_instruction(uc_engine *uc, void *owner)
 {
+    enum { INT1 = 0xf1 };
+    ft_engine *engine = ((ft_cpu *)owner)->engine;
+    uint64_t *eip = &FIELD(engine->env, ENV_EIP, uint64_t);
+
+    if (cpu_ldub_code_x86_64(engine->env, segment(engine->env, ENV_SEGS, 1)->base + *eip) == INT1) {
+        *eip += 1;
+        FIELD(engine->cpu, CPU_EXCEPTION_INDEX, int32_t) = FT_VECTOR_DB;
+    }
     on_exception(uc, FT_VECTOR_UD, owner);
     return true;
 }
@@ -1198,12 +1280,12 @@ void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
         memcpy(env + ENV_XMM + XMM_STRIDE * i, arch->xmm[i], 16);
     }
     /* Through the helper, which arms and disarms breakpoints: off first, on last. */
-    helper_set_dr_x86_64(env, 7, 0x400);
+    __real_helper_set_dr_x86_64(env, 7, 0x400);
     for (int i = 0; i < 4; i++) {
-        helper_set_dr_x86_64(env, i, arch->dr[i]);
+        __real_helper_set_dr_x86_64(env, i, arch->dr[i]);
     }
     FIELD(env, ENV_DR + 6 * 8, uint64_t) = arch->dr[6];
-    helper_set_dr_x86_64(env, 7, arch->dr[7]);
+    __real_helper_set_dr_x86_64(env, 7, arch->dr[7]);
     ft_engine_flush_tlb(cpu);
 }
 
