@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ftvm.exitcodes import ExitCode
+from ftvm.guests.catalogue import Guest
 
 COMMAND = [sys.executable, "-m", "ftvm", "run"]
 SILENCE_S = 60
@@ -59,17 +61,23 @@ def read_until(fd: int, text: bytes) -> bytes:
     return seen
 
 
-@pytest.fixture
-def on_terminal(started: "list[subprocess.Popen[bytes]]") -> Iterator[tuple[int, int]]:
-    """``ftvm run echo`` on a terminal that is up: the terminal's two ends."""
+@contextmanager
+def terminal_of(guest: str, started: "list[subprocess.Popen[bytes]]") -> Iterator[tuple[int, int]]:
+    """``ftvm run`` on a terminal: the terminal's two ends."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "echo"], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+        [*COMMAND, guest], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
     )
     started.append(process)
     yield controller, terminal
     os.close(terminal)
     os.close(controller)
+
+
+@pytest.fixture
+def on_terminal(started: "list[subprocess.Popen[bytes]]") -> Iterator[tuple[int, int]]:
+    with terminal_of("echo", started) as ends:
+        yield ends
 
 
 def test_typing_reaches_the_guest_and_ctrl_a_x_is_the_way_out(
@@ -97,6 +105,24 @@ def test_a_kill_gives_the_terminal_back(on_terminal: tuple[int, int], started: "
     started[0].terminate()
     assert started[0].wait(SILENCE_S) == 128 + signal.SIGTERM
     assert termios.tcgetattr(terminal) == before
+
+
+def test_a_linux_shell_serves_a_person(
+    fetched: Callable[[str], Guest], started: "list[subprocess.Popen[bytes]]"
+) -> None:
+    guest = fetched("debian-cloud")
+    prompt = (guest.ready or "").encode()
+    with terminal_of(guest.name, started) as (controller, _):
+        read_until(controller, prompt)
+        os.write(controller, b"echo waiting; sleep 1000\r")
+        read_until(controller, b"\nwaiting\r")
+        os.write(controller, b"\x03")  # Ctrl-C is the guest's, and ends what its shell runs
+        read_until(controller, prompt)
+        os.write(controller, b"expr 6 \\* 7\r")
+        read_until(controller, b"\n42\r")
+        os.write(controller, b"poweroff -f\r")
+        read_until(controller, b"ftvm: exit")
+    assert started[0].wait(SILENCE_S) == ExitCode.OK
 
 
 @pytest.mark.parametrize("modules", ["1", "2", "3"])
