@@ -23,6 +23,7 @@ struct frame run_user(const char *code, uint64_t rdi)
 {
     struct frame frame = user_frame(code);
     frame.rdi = rdi;
+    frame.rsi = USER_STACK;
     run(&frame);
     return frame;
 }

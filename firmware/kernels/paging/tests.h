@@ -25,7 +25,7 @@ static inline bool is_page_fault(const struct frame *frame, uint64_t error)
     return frame->vector == VECTOR_PF && frame->error == error;
 }
 
-/* Run `code` with `rdi`, in ring 0 or in ring 3. */
+/* Run `code` with `rdi`, in ring 0 or, with rsi at its stack's page, in ring 3. */
 struct frame run_kernel(const char *code, uint64_t rdi);
 struct frame run_user(const char *code, uint64_t rdi);
 

@@ -24,7 +24,7 @@
         PRIVILEGED u_sti, "sti", sti
         PRIVILEGED u_in, "in", in $0x80, %al
         PRIVILEGED u_out, "out", out %al, $0x80
-        PRIVILEGED u_outs, "outs", outsb
+        PRIVILEGED u_outs, "outs", outsb        /* from %rsi, which can be read */
         PRIVILEGED u_read_cr0, "read cr0", mov %cr0, %rax
         PRIVILEGED u_write_cr3, "write cr3", mov %rax, %cr3
         PRIVILEGED u_write_cr8, "write cr8", mov %rax, %cr8
