@@ -113,6 +113,14 @@ power_on:
 	movw $7, %cx
 	rep stosl
 
+	/* 8254: channel 0 as a rate generator that divides by 65536, 18.2 Hz. Its output rises here, before
+	   the 8259 looks. */
+	movb $0x34, %al
+	outb %al, $0x43
+	xorb %al, %al
+	outb %al, $0x40
+	outb %al, $0x40
+
 	/* 8259: IRQ 0-7 at 08, IRQ 8-15 at 70; timer, keyboard, cascade and clock open. */
 	movb $0x11, %al
 	outb %al, $0x20
@@ -132,13 +140,6 @@ power_on:
 	outb %al, $0x21
 	movb $0xfe, %al
 	outb %al, $0xa1
-
-	/* 8254: channel 0 as a rate generator that divides by 65536, 18.2 Hz. */
-	movb $0x34, %al
-	outb %al, $0x43
-	xorb %al, %al
-	outb %al, $0x40
-	outb %al, $0x40
 
 	/* 8042: keyboard on, with interrupt, system flag and translation to scan code set 1; no mouse. */
 	movb $0xae, %al
