@@ -1,4 +1,4 @@
-"""Where things are in the guest's physical address space. The board, the loaders and the ACPI tables agree on it here."""
+"""Where things are in the guest's physical address space: what the board, the loaders and the ACPI tables share."""
 
 from ftvm.units import GIB, KIB, MIB, Gpa
 

@@ -14,8 +14,9 @@ static void reset_state(ft_arch *arch)
 
     memset(arch, 0, sizeof(*arch));
     for (int i = 0; i < 6; i++) {
-        arch->segment[i] = (ft_segment){
-            .limit = 0xffff, .flags = PRESENT | CODE_OR_DATA | (i == 1 ? CODE_RX_ACCESSED : DATA_RW_ACCESSED)};
+        arch->segment[i] =
+            (ft_segment){.limit = 0xffff,
+                         .flags = PRESENT | CODE_OR_DATA | (i == 1 ? CODE_RX_ACCESSED : DATA_RW_ACCESSED)};
     }
     arch->ldtr = (ft_segment){.limit = 0xffff, .flags = PRESENT | LDT};
     arch->tr = (ft_segment){.limit = 0xffff, .flags = PRESENT | BUSY_TSS};

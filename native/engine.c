@@ -222,10 +222,10 @@ void x86_cpu_do_interrupt_x86_64(void *cpu);
 uint32_t cpu_ldub_code_x86_64(void *env, uint64_t address);
 
 void __real_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, void **args);
-bool __real_x86_cpu_tlb_fill_x86_64(void *cpu, uint64_t address, int size, int access, int mmu_index, bool probe,
-                                    uintptr_t host_pc);
-void __real_tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot,
-                                           int mmu_index, uint64_t size);
+bool __real_x86_cpu_tlb_fill_x86_64(void *cpu, uint64_t address, int size, int access, int mmu_index,
+                                    bool probe, uintptr_t host_pc);
+void __real_tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs,
+                                           int prot, int mmu_index, uint64_t size);
 void __real_tlb_unprotect_code_x86_64(void *uc, uint64_t ram_address);
 void __real_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t start, int length,
                                                 uintptr_t host_pc);
@@ -238,9 +238,11 @@ void __real_helper_iret_real_x86_64(void *env, int shift);
 void __real_helper_iret_protected_x86_64(void *env, int shift, int next_eip);
 void __real_helper_sysret_x86_64(void *env, int operand_size);
 void __real_helper_ljmp_protected_x86_64(void *env, int selector, uint64_t eip, uint64_t next_eip);
-void __real_helper_lcall_protected_x86_64(void *env, int selector, uint64_t eip, int shift, uint64_t next_eip);
+void __real_helper_lcall_protected_x86_64(void *env, int selector, uint64_t eip, int shift,
+                                          uint64_t next_eip);
 void __real_helper_hlt_x86_64(void *env, int next_eip_addend);
-void __real_helper_raise_interrupt_x86_64(void *env, int vector, int next_eip_addend) __attribute__((noreturn));
+void __real_helper_raise_interrupt_x86_64(void *env, int vector, int next_eip_addend)
+    __attribute__((noreturn));
 void __real_helper_into_x86_64(void *env, int next_eip_addend);
 void __real_raise_exception_err_x86_64(void *env, int vector, int error_code) __attribute__((noreturn));
 void __real_helper_set_dr_x86_64(void *env, int index, uint64_t value);
@@ -298,7 +300,8 @@ static uint32_t load_eflags(const void *env)
 {
     uint32_t arithmetic = cpu_cc_compute_all_x86_64((void *)env, FIELD(env, ENV_CC_OP, int));
 
-    return arithmetic | ((uint32_t)FIELD(env, ENV_DF, int32_t) & FLAG_DF) | FIELD(env, ENV_EFLAGS, uint32_t) | 2;
+    return arithmetic | ((uint32_t)FIELD(env, ENV_DF, int32_t) & FLAG_DF) | FIELD(env, ENV_EFLAGS, uint32_t) |
+           2;
 }
 
 static void store_eflags(void *env, uint32_t flags)
@@ -552,8 +555,8 @@ int __wrap_gettimeofday(struct timeval *now, void *zone)
 
 /* ---- Memory: the dirty log, and code that changes ------------------------------------------------------------ */
 
-bool __wrap_x86_cpu_tlb_fill_x86_64(void *cs, uint64_t address, int size, int access, int mmu_index, bool probe,
-                                    uintptr_t host_pc)
+bool __wrap_x86_cpu_tlb_fill_x86_64(void *cs, uint64_t address, int size, int access, int mmu_index,
+                                    bool probe, uintptr_t host_pc)
 {
     owner_of_cpu(cs)->engine->fill_access = access;
     return __real_x86_cpu_tlb_fill_x86_64(cs, address, size, access, mmu_index, probe, host_pc);
@@ -615,7 +618,8 @@ void __wrap_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t 
      * being reused for data. Not while one of its own blocks is running, which later stores may still
      * modify; nor when code and data share the page for good, as in real-mode programs.
      */
-    if (engine->has_code[page] && engine->drops[page] < DROPS_BEFORE_PRECISE && !running_on(engine, page, host_pc)) {
+    if (engine->has_code[page] && engine->drops[page] < DROPS_BEFORE_PRECISE &&
+        !running_on(engine, page, host_pc)) {
         engine->drops[page]++;
         ft_engine_drop_code(cpu, page, 1);
     }
@@ -691,7 +695,8 @@ void __wrap_x86_stl_phys_notdirty_x86_64(void *cs, uint64_t address, uint32_t va
     __real_x86_stl_phys_notdirty_x86_64(cs, address, value);
     if (offset != UINT64_MAX) {
         ft_cpu_log_page(cpu, offset >> FT_PAGE_SHIFT);
-        ft_engine_drop_code(cpu, offset >> FT_PAGE_SHIFT, 1); /* page-table entries may be instructions, too */
+        ft_engine_drop_code(cpu, offset >> FT_PAGE_SHIFT,
+                            1); /* page-table entries may be instructions, too */
     }
 }
 
@@ -706,7 +711,8 @@ void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages)
 
     for (uint64_t page = first_page; page < first_page + pages; page++) {
         if (engine->has_code[page]) {
-            tb_invalidate_phys_page_range_x86_64(engine->uc, page << FT_PAGE_SHIFT, (page + 1) << FT_PAGE_SHIFT);
+            tb_invalidate_phys_page_range_x86_64(engine->uc, page << FT_PAGE_SHIFT,
+                                                 (page + 1) << FT_PAGE_SHIFT);
             engine->has_code[page] = 0;
         }
     }
@@ -746,7 +752,8 @@ static uint32_t data_breakpoints(const void *env, uint64_t address, uint64_t byt
         bool armed = dr[7] >> (2 * i) & 3, on_write = (control & 3) == 1, on_both = (control & 3) == 3;
         uint64_t length = lengths[control >> 2 & 3], start = dr[i] & ~(length - 1);
 
-        if (armed && (on_both || (on_write && access & ACCESS_WRITE)) && start - address + length - 1 < bytes + length - 1) {
+        if (armed && (on_both || (on_write && access & ACCESS_WRITE)) &&
+            start - address + length - 1 < bytes + length - 1) {
             met |= 1u << i;
         }
     }
@@ -762,8 +769,8 @@ int __wrap_cpu_watchpoint_address_matches_x86_64(void *cs, uint64_t address, uin
 }
 
 /* An access to a page with a data breakpoint. The trap comes behind the instruction, so that runs alone first. */
-void __wrap_cpu_check_watchpoint_x86_64(void *cs, uint64_t address, uint64_t bytes, uint32_t attrs, int access,
-                                        uintptr_t host_pc)
+void __wrap_cpu_check_watchpoint_x86_64(void *cs, uint64_t address, uint64_t bytes, uint32_t attrs,
+                                        int access, uintptr_t host_pc)
 {
     ft_cpu *cpu = owner_of_cpu(cs);
     ft_engine *engine = cpu->engine;
@@ -1019,7 +1026,8 @@ void __wrap_helper_syscall_x86_64(void *env, int next_eip_addend)
         regs[1] = next;
         regs[11] = flags;
         store_eflags(env, flags & ~(uint32_t)FIELD(env, ENV_FMASK, uint64_t));
-        enter_kernel(env, selector, FLAT_CODE64, FIELD(env, hflags & HF_CS64 ? ENV_LSTAR : ENV_CSTAR, uint64_t));
+        enter_kernel(env, selector, FLAT_CODE64,
+                     FIELD(env, hflags & HF_CS64 ? ENV_LSTAR : ENV_CSTAR, uint64_t));
     } else {
         regs[1] = (uint32_t)next;
         FIELD(env, ENV_EFLAGS, uint64_t) &= ~(uint64_t)(FLAG_IF | FLAG_RF | FLAG_VM);
@@ -1040,7 +1048,8 @@ void __wrap_helper_sysenter_x86_64(void *env, int next_eip_addend)
     }
     FIELD(env, ENV_EFLAGS, uint64_t) &= ~(uint64_t)(FLAG_IF | FLAG_RF | FLAG_VM);
     (&FIELD(env, ENV_REGS, uint64_t))[4] = FIELD(env, ENV_SYSENTER_ESP, uint64_t) & mask;
-    enter_kernel(env, selector, long_mode ? FLAT_CODE64 : FLAT_CODE32, FIELD(env, ENV_SYSENTER_EIP, uint64_t) & mask);
+    enter_kernel(env, selector, long_mode ? FLAT_CODE64 : FLAT_CODE32,
+                 FIELD(env, ENV_SYSENTER_EIP, uint64_t) & mask);
 }
 
 /* ---- Ports and memory-mapped devices ------------------------------------------------------------------------- */
@@ -1051,12 +1060,15 @@ static void check_port(void *env, uint32_t port, uint32_t size, uintptr_t host_p
     uint32_t flags = FIELD(env, ENV_EFLAGS, uint32_t);
     uint32_t cpl = FIELD(env, ENV_HFLAGS, uint32_t) & HF_CPL;
 
-    if (!((&FIELD(env, ENV_CR, uint64_t))[0] & CR0_PE) || (!(flags & FLAG_VM) && cpl <= (flags & FLAG_IOPL) >> 12)) {
+    if (!((&FIELD(env, ENV_CR, uint64_t))[0] & CR0_PE) ||
+        (!(flags & FLAG_VM) && cpl <= (flags & FLAG_IOPL) >> 12)) {
         return;
     }
     /* The check raises its exception with the RIP it finds: bring that up to date. */
     cpu_restore_state_x86_64(owner_of_env(env)->engine->cpu, host_pc, true);
-    (size == 1 ? helper_check_iob_x86_64 : size == 2 ? helper_check_iow_x86_64 : helper_check_iol_x86_64)(env, port);
+    (size == 1   ? helper_check_iob_x86_64
+     : size == 2 ? helper_check_iow_x86_64
+                 : helper_check_iol_x86_64)(env, port);
 }
 
 static uint64_t port_read(void *env, uint32_t port, uint32_t size, uintptr_t host_pc)
@@ -1175,7 +1187,8 @@ static bool on_invalid_instruction(uc_engine *uc, void *owner)
 
 static ft_segment save_segment(const engine_segment *from)
 {
-    return (ft_segment){.base = from->base, .limit = from->limit, .flags = from->flags, .selector = from->selector};
+    return (ft_segment){
+        .base = from->base, .limit = from->limit, .flags = from->flags, .selector = from->selector};
 }
 
 static engine_segment load_segment(const ft_segment *from)
@@ -1215,8 +1228,8 @@ void ft_engine_save(const ft_cpu *cpu, ft_arch *arch)
     arch->interrupt_shadow = FIELD(env, ENV_HFLAGS, uint32_t) & HF_INHIBIT_IRQ ? 1 : 0;
     arch->nmi_blocked = FIELD(env, ENV_HFLAGS2, uint32_t) & HF2_NMI_BLOCKED ? 1 : 0;
     arch->fpu_control = FIELD(env, ENV_FPUC, uint16_t);
-    arch->fpu_status =
-        (FIELD(env, ENV_FPUS, uint16_t) & ~0x3800u) | (FIELD(env, ENV_FPSTT, uint32_t) & 7) << 11;
+    arch->fpu_status = (FIELD(env, ENV_FPUS, uint16_t) & ~0x3800u) | (FIELD(env, ENV_FPSTT, uint32_t) & 7)
+                                                                         << 11;
     arch->mxcsr = FIELD(env, ENV_MXCSR, uint32_t);
     arch->fpu_ip = FIELD(env, ENV_FPIP, uint64_t);
     arch->fpu_dp = FIELD(env, ENV_FPDP, uint64_t);
@@ -1237,7 +1250,8 @@ void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
     memcpy(env + ENV_REGS, arch->gpr, sizeof(arch->gpr));
     FIELD(env, ENV_EIP, uint64_t) = arch->rip;
     store_eflags(env, (uint32_t)arch->rflags);
-    FIELD(env, ENV_EFLAGS, uint64_t) = arch->rflags; /* the loop takes all flags from here when it is entered */
+    FIELD(env, ENV_EFLAGS, uint64_t) =
+        arch->rflags; /* the loop takes all flags from here when it is entered */
     for (int i = 0; i < 6; i++) {
         *segment(env, ENV_SEGS, i) = load_segment(&arch->segment[i]);
     }
@@ -1315,7 +1329,8 @@ int ft_engine_run(ft_cpu *cpu)
 static int refuse(ft_cpu *cpu, const char *what)
 {
     snprintf(cpu->error, sizeof(cpu->error),
-             "this build of Unicorn is not the one ftvm was made for (2.1.4): %s is not where it should be", what);
+             "this build of Unicorn is not the one ftvm was made for (2.1.4): %s is not where it should be",
+             what);
     return -1;
 }
 
@@ -1442,7 +1457,8 @@ static int check_run(ft_cpu *cpu)
     ft_cpu_set_dirty_log(cpu, pages, &count);
     int first = ft_cpu_run(cpu, 2);
     ft_engine_save(cpu, &arch);
-    bool stopped = first == FT_STOP_POSITION && ft_cpu_position(cpu) == 2 && arch.rip == 10 && arch.gpr[0] == 1;
+    bool stopped =
+        first == FT_STOP_POSITION && ft_cpu_position(cpu) == 2 && arch.rip == 10 && arch.gpr[0] == 1;
     int second = ft_cpu_run(cpu, 100);
     bool halted = second == FT_STOP_HALT && ft_cpu_position(cpu) == 3;
     bool logged = count == 1 && pages[0] == 1 && cpu->ram[0x1800] == 0x5a;
@@ -1460,8 +1476,8 @@ static bool map_hole(ft_cpu *cpu, uint64_t start, uint64_t end)
 {
     void *base = (void *)(uintptr_t)start;
 
-    return start == end || uc_mmio_map(cpu->engine->uc, start, end - start, mmio_read, base, mmio_write, base) ==
-                               UC_ERR_OK;
+    return start == end ||
+           uc_mmio_map(cpu->engine->uc, start, end - start, mmio_read, base, mmio_write, base) == UC_ERR_OK;
 }
 
 /* RAM, and everything else as devices: no access is ever unmapped, which would stop the engine. */
@@ -1535,7 +1551,8 @@ int ft_engine_open(ft_cpu *cpu)
     /* With an exit address of its own, Unicorn walks guest page tables after each run and clobbers CR2. */
     if (uc_ctl_exits_enable(engine->uc) != UC_ERR_OK ||
         uc_hook_add(engine->uc, &hook, UC_HOOK_INTR, (void *)on_exception, cpu, 1, 0) != UC_ERR_OK ||
-        uc_hook_add(engine->uc, &hook, UC_HOOK_INSN_INVALID, (void *)on_invalid_instruction, cpu, 1, 0) != UC_ERR_OK) {
+        uc_hook_add(engine->uc, &hook, UC_HOOK_INSN_INVALID, (void *)on_invalid_instruction, cpu, 1, 0) !=
+            UC_ERR_OK) {
         snprintf(cpu->error, sizeof(cpu->error), "Unicorn refuses the exception hooks");
         return -1;
     }

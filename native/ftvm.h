@@ -109,10 +109,10 @@ const char *ft_cpu_error(const ft_cpu *cpu);
 uint64_t ft_cpu_position(const ft_cpu *cpu);
 uint64_t ft_cpu_now_ns(const ft_cpu *cpu);
 uint64_t ft_cpu_tsc(const ft_cpu *cpu);
-int ft_cpu_interrupts_enabled(const ft_cpu *cpu); /* RFLAGS.IF */
-void ft_cpu_request_stop(ft_cpu *cpu);                      /* at the next block entry */
-void ft_cpu_limit(ft_cpu *cpu, uint64_t position);          /* lower the limit of the running ft_cpu_run */
-void ft_cpu_set_interrupt_line(ft_cpu *cpu, int level);     /* INTR; ft_on_interrupt_ack() names the vector */
+int ft_cpu_interrupts_enabled(const ft_cpu *cpu);       /* RFLAGS.IF */
+void ft_cpu_request_stop(ft_cpu *cpu);                  /* at the next block entry */
+void ft_cpu_limit(ft_cpu *cpu, uint64_t position);      /* lower the limit of the running ft_cpu_run */
+void ft_cpu_set_interrupt_line(ft_cpu *cpu, int level); /* INTR; ft_on_interrupt_ack() names the vector */
 void ft_cpu_raise_nmi(ft_cpu *cpu);
 /* Virtual time jumps forward to `ns`; only while ft_cpu_run is not running. */
 void ft_cpu_skip_to_ns(ft_cpu *cpu, uint64_t ns);

@@ -49,8 +49,8 @@ enum {
  * change (6), TAA (8), MMIO stale data (13-15), BHI (20), post-barrier RSB (24), GDS (26), RFDS (27), ITS (62).
  * Bit 1: IBRS stays on once set.
  */
-#define ARCH_CAPABILITIES                                                                                    \
-    (1ull << 0 | 1ull << 1 | 1ull << 3 | 1ull << 4 | 1ull << 5 | 1ull << 6 | 1ull << 8 | 7ull << 13 |          \
+#define ARCH_CAPABILITIES                                                                             \
+    (1ull << 0 | 1ull << 1 | 1ull << 3 | 1ull << 4 | 1ull << 5 | 1ull << 6 | 1ull << 8 | 7ull << 13 | \
      1ull << 20 | 1ull << 24 | 1ull << 26 | 1ull << 27 | 1ull << 62)
 
 static bool canonical(uint64_t address)

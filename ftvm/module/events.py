@@ -60,9 +60,7 @@ class TimePassed(Input, frozen=True, array_like=True, tag="time"):
     until_ns: int
 
 
-_outputs = msgspec.msgpack.Decoder(
-    list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText]
-)
+_outputs = msgspec.msgpack.Decoder(list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText])
 _inputs = msgspec.msgpack.Decoder(list[ConsoleIn | KeyboardIn | TimePassed])
 
 encode = msgspec.msgpack.Encoder().encode

@@ -293,7 +293,7 @@ def test_a_masked_interrupt_stays_pending_while_the_guest_runs_on() -> None:
 
 def test_an_nmi_is_taken_with_interrupts_off_and_not_nested() -> None:
     bench = Bench("cli\n 1: jmp 1b", vectors={2: 0x1800})
-    bench.ram[0x1800 : 0x1803] = b"\x40\xeb\xfd"  # inc %ax; jmp
+    bench.ram[0x1800:0x1803] = b"\x40\xeb\xfd"  # inc %ax; jmp
     bench.cpu.raise_nmi()
     bench.cpu.run(10)
     assert bench.get("nmi_blocked") == 1
