@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From a boot loader to long mode. Multiboot 1, multiboot 2 and PVH all enter in 32-bit protected mode without
- * paging, with flat segments, interrupts off and a magic number that says which of them it was.
+ * From a boot loader to long mode. Multiboot 1, multiboot 2 and PVH all enter in 32-bit protected mode
+ * without paging, with flat segments, interrupts off and a magic number that says which of them it was.
  */
 #include "gdt.h"
+#include "x86.h"
 
 #define MULTIBOOT1_MAGIC 0x1badb002
 #define MULTIBOOT1_FLAGS 0x3                    /* modules page aligned; memory map wanted */
@@ -11,12 +12,6 @@
 #define MULTIBOOT2_I386 0
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 #define PVH_MAGIC 0x336ec578
-
-#define CR0_PG_WP_NE_MP 0x80010022
-#define CR0_EM_TS 0xc
-#define CR4_PAE_OSFXSR_OSXMMEXCPT 0x620
-#define MSR_EFER 0xc0000080
-#define EFER_LME_NXE 0x900
 
 #define PRESENT_WRITE 0x3
 #define PRESENT_WRITE_LARGE 0x83
@@ -79,17 +74,17 @@ _start:
         jns     2b
 
         mov     %cr4, %eax
-        or      $CR4_PAE_OSFXSR_OSXMMEXCPT, %eax
+        or      $(CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT), %eax
         mov     %eax, %cr4
         mov     $level4, %eax
         mov     %eax, %cr3
         mov     $MSR_EFER, %ecx
         rdmsr
-        or      $EFER_LME_NXE, %eax
+        or      $(EFER_LME | EFER_NXE), %eax
         wrmsr
         mov     %cr0, %eax
-        and     $~CR0_EM_TS, %eax
-        or      $CR0_PG_WP_NE_MP, %eax
+        and     $~(CR0_EM | CR0_TS), %eax
+        or      $(CR0_PG | CR0_WP | CR0_NE | CR0_MP), %eax
         mov     %eax, %cr0
         ljmp    $KERNEL_CODE, $long_mode
 

@@ -6,49 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum {
-    CR0_PE = 1u << 0,
-    CR0_MP = 1u << 1,
-    CR0_EM = 1u << 2,
-    CR0_TS = 1u << 3,
-    CR0_NE = 1u << 5,
-    CR0_WP = 1u << 16,
-    CR4_TSD = 1u << 2,
-    CR4_PGE = 1u << 7,
-    CR4_OSFXSR = 1u << 9,
-    CR4_OSXMMEXCPT = 1u << 10,
-    CR4_UMIP = 1u << 11,
-    CR4_SMEP = 1u << 20,
-    CR4_SMAP = 1u << 21,
-};
-
-enum {
-    RFLAGS_FIXED = 1u << 1, /* always reads as one */
-    RFLAGS_CF = 1u << 0,
-    RFLAGS_TF = 1u << 8,
-    RFLAGS_IF = 1u << 9,
-    RFLAGS_DF = 1u << 10,
-    RFLAGS_IOPL = 3u << 12,
-    RFLAGS_RF = 1u << 16,
-    RFLAGS_AC = 1u << 18,
-};
-
-enum {
-    MSR_APIC_BASE = 0x1b,
-    MSR_SYSENTER_CS = 0x174,
-    MSR_SYSENTER_ESP = 0x175,
-    MSR_SYSENTER_EIP = 0x176,
-    MSR_TSC_DEADLINE = 0x6e0,
-    MSR_EFER = 0xc0000080,
-    MSR_STAR = 0xc0000081,
-    MSR_LSTAR = 0xc0000082,
-    MSR_FMASK = 0xc0000084,
-    MSR_FS_BASE = 0xc0000100,
-    MSR_GS_BASE = 0xc0000101,
-    MSR_KERNEL_GS_BASE = 0xc0000102,
-};
-
-enum { EFER_SCE = 1u << 0, EFER_NXE = 1u << 11 };
+#include "x86.h"
 
 #define DEFINE_REGISTER(name)                                       \
     static inline uint64_t read_##name(void)                        \

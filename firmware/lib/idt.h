@@ -6,29 +6,14 @@
 #ifndef IDT_H
 #define IDT_H
 
+#define VECTOR_RETURNED 0xfe /* code under run() raises it by returning */
+
+#ifndef __ASSEMBLER__
+
 #include <stdbool.h>
 #include <stdint.h>
 
-enum vector {
-    VECTOR_DE = 0,
-    VECTOR_DB = 1,
-    VECTOR_NMI = 2,
-    VECTOR_BP = 3,
-    VECTOR_OF = 4,
-    VECTOR_BR = 5,
-    VECTOR_UD = 6,
-    VECTOR_NM = 7,
-    VECTOR_DF = 8,
-    VECTOR_TS = 10,
-    VECTOR_NP = 11,
-    VECTOR_SS = 12,
-    VECTOR_GP = 13,
-    VECTOR_PF = 14,
-    VECTOR_MF = 16,
-    VECTOR_AC = 17,
-    VECTOR_XM = 19,
-    VECTOR_RETURNED = 0xfe, /* raised by us when code under run() returns */
-};
+#include "x86.h"
 
 /* The registers of interrupted code, in the order in which vectors.S saves them on the stack. */
 struct frame {
@@ -66,4 +51,5 @@ unsigned run(struct frame *frame);
 /* A frame that calls `code` in ring 0 on a stack of its own; when it returns, run() gives VECTOR_RETURNED. */
 struct frame frame_calling(const void *code);
 
+#endif
 #endif

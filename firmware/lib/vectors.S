@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The first and last instructions of every interrupt, and of run(). */
 #include "gdt.h"
+#include "idt.h"
+#include "x86.h"
 
         .text
         .globl  vectors, run, code_returned
@@ -11,7 +13,8 @@ vectors:
         .set    vector, 0
         .rept   256
         .balign 16
-        .if     !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21)
+        .if     !(vector == VECTOR_DF || (vector >= VECTOR_TS && vector <= VECTOR_PF) || \
+                  vector == VECTOR_AC || vector == VECTOR_CP)
         push    $0
         .endif
         push    $vector
@@ -88,6 +91,6 @@ run_ends:
 
 /* The return address of code that frame_calling() calls. */
 code_returned:
-        int     $0xfe
+        int     $VECTOR_RETURNED
 
         .section .note.GNU-stack, "", @progbits

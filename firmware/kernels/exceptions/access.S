@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One memory access each, at the address in %rdi, for the tests of #PF. ..._at is the instruction that makes it. */
+/* One memory access each, at the address in %rdi, to test #PF; ..._at is the instruction that makes it. */
+
+#include "idt.h"
 
         .macro  ACCESS name, instruction:vararg
         .globl  \name, \name\()_at
 \name:  nop
 \name\()_at:
         \instruction
-        int     $0xfe
+        int     $VECTOR_RETURNED
         .endm
 
         .macro  ACCESSES prefix

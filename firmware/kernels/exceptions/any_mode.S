@@ -1,42 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The same exceptions in each mode of the CPU: 64-bit, compatibility (32 and 16 bits), protected (32 and 16 bits)
- * and real. All of it stands in low memory, where real-mode code with segment 0 reaches it.
+ * The same exceptions in each mode of the CPU: 64-bit, compatibility (32 and 16 bits), protected (32 and 16
+ * bits) and real. All of it stands in low memory, where real-mode code with segment 0 reaches it.
  */
 #include "fault_case.inc"
 #include "gdt.h"
+#include "x86.h"
 
-#define DE 0
-#define DB 1
-#define BP 3
-#define OF 4
-#define BR 5
-#define UD 6
-#define NP 11
-#define GP 13
 #define IRQ0 0x20
-#define TF_AND_FIXED 0x102
-#define DR6_BS 0x4000
+#define TF_ON (RFLAGS_TF | RFLAGS_FIXED)
 
         .macro  COMMON_CASES id, mode
-        CASE    \id\()_de, "\mode: #DE", DE
+        CASE    \id\()_de, "\mode: #DE", VECTOR_DE
         xor     %cl, %cl
 \id\()_de_at:
         div     %cl
 
-        CASE    \id\()_db, "\mode: #DB single step", DB, DR6_BS
-        push    $TF_AND_FIXED
+        CASE    \id\()_db, "\mode: #DB single step", VECTOR_DB, DR6_BS
+        push    $TF_ON
         popf
         nop
 \id\()_db_at:
         nop
 
-        CASE    \id\()_bp, "\mode: #BP", BP
+        CASE    \id\()_bp, "\mode: #BP", VECTOR_BP
         int3
 \id\()_bp_at:
         nop
 
-        CASE    \id\()_ud, "\mode: #UD", UD
+        CASE    \id\()_ud, "\mode: #UD", VECTOR_UD
         nop
 \id\()_ud_at:
         ud2
@@ -60,43 +52,43 @@
         .endm
 
         .macro  LEGACY_CASES id, mode           /* not in 64-bit mode */
-        CASE    \id\()_of, "\mode: #OF", OF
+        CASE    \id\()_of, "\mode: #OF", VECTOR_OF
         mov     $0x7f, %al
         inc     %al
         into
 \id\()_of_at:
         nop
 
-        CASE    \id\()_no_of, "\mode: no #OF", UD
+        CASE    \id\()_no_of, "\mode: no #OF", VECTOR_UD
         xor     %al, %al
         into
 \id\()_no_of_at:
         ud2
 
-        CASE    \id\()_br, "\mode: #BR", BR
+        CASE    \id\()_br, "\mode: #BR", VECTOR_BR
         mov     $3, %ax
 \id\()_br_at:
         bound   %ax, bounds
 
-        CASE    \id\()_no_br, "\mode: no #BR", UD
+        CASE    \id\()_no_br, "\mode: no #BR", VECTOR_UD
         mov     $2, %ax
         bound   %ax, bounds
 \id\()_no_br_at:
         ud2
 
-        CASE    \id\()_aam, "\mode: #DE of aam", DE
+        CASE    \id\()_aam, "\mode: #DE of aam", VECTOR_DE
         mov     $1, %al
 \id\()_aam_at:
         aam     $0
         .endm
 
         .macro  PROTECTED_CASES id, mode        /* where selectors are checked */
-        CASE    \id\()_gp, "\mode: #GP with a selector", GP, 0xfff8
+        CASE    \id\()_gp, "\mode: #GP with a selector", VECTOR_GP, 0xfff8
         mov     $0xfff8, %ax
 \id\()_gp_at:
         mov     %ax, %es
 
-        CASE    \id\()_np, "\mode: #NP with a selector", NP, SPARE_SEGMENT
+        CASE    \id\()_np, "\mode: #NP with a selector", VECTOR_NP, SPARE_SEGMENT
         mov     $SPARE_SEGMENT, %ax
 \id\()_np_at:
         mov     %ax, %es

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From long mode to 32-bit protected mode without paging, from there to 16-bit protected or to real mode, and back
- * (SDM vol. 3, 9.8.5.4 and 9.9). legacy.h describes run_legacy().
+ * From long mode to 32-bit protected mode without paging, from there to 16-bit protected or to real mode,
+ * and back (SDM vol. 3, 9.8.5.4 and 9.9). legacy.h describes run_legacy().
  */
 #include "gdt.h"
+#include "x86.h"
 
-#define CR0_PE 0x1
-#define CR0_PG 0x80000000
-#define MSR_EFER 0xc0000080
-#define EFER_LME 0x100
 #define VECTORS 64
 
         .section .low, "awx"
@@ -106,7 +103,7 @@ real_enter:
 protected_vectors:
         .rept   VECTORS
         .balign 16
-        .if     !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17)
+        .if     !(vector == VECTOR_DF || (vector >= VECTOR_TS && vector <= VECTOR_PF) || vector == VECTOR_AC)
         push    $0
         .endif
         push    $vector

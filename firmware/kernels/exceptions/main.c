@@ -17,7 +17,6 @@
 #include "legacy.h"
 #include "paging.h"
 #include "pic.h"
-#include "print.h"
 #include "string.h"
 #include "user.h"
 
@@ -110,8 +109,6 @@ static void test_tables(void)
 }
 
 /* ---- #PF ------------------------------------------------------------------------------------------ */
-
-enum { PF_PROTECTION = 1, PF_WRITE = 2, PF_USER = 4, PF_RESERVED = 8, PF_FETCH = 16 };
 
 extern const char kernel_read[], kernel_write[], kernel_fetch[], user_read[], user_write[], user_fetch[];
 extern const char kernel_pop[], kernel_exchange[], kernel_rep[], kernel_add[];

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What ring 3 can raise by INT, whose gates have a privilege level of their own. Gate 0x80 is open to ring 3. */
+/* What ring 3 raises by INT, whose gates have a privilege level of their own. Gate 0x80 is open to ring 3. */
 #include "fault_case.inc"
+#include "x86.h"
 
-#define DB 1
-#define BP 3
-#define GP 13
 
         .section .user, "ax"
 
@@ -15,22 +13,22 @@
 user_open_at:
         nop
 
-        CASE    user_closed, "ring 3: #GP for a gate of ring 0", GP, 0x81*8+2
+        CASE    user_closed, "ring 3: #GP for a gate of ring 0", VECTOR_GP, 0x81*8+2
         nop
 user_closed_at:
         int     $0x81
 
-        CASE    user_fault, "ring 3: #GP for int n with an exception's vector", GP, 14*8+2
+        CASE    user_fault, "ring 3: #GP for int n with an exception's vector", VECTOR_GP, VECTOR_PF*8+2
         nop
 user_fault_at:
-        int     $14
+        int     $VECTOR_PF
 
-        CASE    user_int3, "ring 3: #GP for int3", GP, BP*8+2
+        CASE    user_int3, "ring 3: #GP for int3", VECTOR_GP, VECTOR_BP*8+2
         nop
 user_int3_at:
         int3
 
-        CASE    user_int1, "ring 3: int1 needs no privilege", DB
+        CASE    user_int1, "ring 3: int1 needs no privilege", VECTOR_DB
         .byte   0xf1
 user_int1_at:
         nop

@@ -64,8 +64,10 @@
     IMMEDIATE(X, pshufd, 0x1b) IMMEDIATE(X, pshuflw, 0x39) IMMEDIATE(X, pshufhw, 0x4e) \
     X(psllw, "psllw $5, %%xmm0") X(psrad, "psrad $7, %%xmm0") X(psrlq, "psrlq $33, %%xmm0") \
     X(pslldq, "pslldq $3, %%xmm0") X(psrldq, "psrldq $11, %%xmm0") \
-    X(psraw, "psrlq $60, %%xmm1; psraw %%xmm1, %%xmm0") X(pslld, "psrlq $59, %%xmm1; pslld %%xmm1, %%xmm0") \
-    X(pmovmskb, "pmovmskb %%xmm1, %%eax; movq %%rax, %%xmm0") X(movmskps, "movmskps %%xmm1, %%eax; movq %%rax, %%xmm0") \
+    X(psraw, "psrlq $60, %%xmm1; psraw %%xmm1, %%xmm0") \
+    X(pslld, "psrlq $59, %%xmm1; pslld %%xmm1, %%xmm0") \
+    X(pmovmskb, "pmovmskb %%xmm1, %%eax; movq %%rax, %%xmm0") \
+    X(movmskps, "movmskps %%xmm1, %%eax; movq %%rax, %%xmm0") \
     X(pinsrw, "movq %%xmm1, %%rax; pinsrw $6, %%eax, %%xmm0")
 
 #define SSSE3(X) \

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "idt.h"
+#include "x86.h"
 
 void test_translation(void); /* translation.c */
 void test_protection(void);  /* protection.c */
@@ -16,9 +17,6 @@ extern volatile uint64_t pages[2][512];
 
 /* Where they map it, in a top-level entry of its own. */
 #define TEST_ADDRESS 0x10000000000ul
-
-/* Error code bits of #PF. */
-enum { PF_PROTECTION = 1, PF_WRITE = 2, PF_USER = 4, PF_RESERVED = 8, PF_FETCH = 16 };
 
 static inline bool is_page_fault(const struct frame *frame, uint64_t error)
 {

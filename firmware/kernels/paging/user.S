@@ -2,10 +2,8 @@
 /* Code for ring 3, and the few instructions of ring 0 that lead there and back. Prototypes: user_code.h */
 #include "fault_case.inc"
 #include "gdt.h"
-
-#define UD 6
-#define GP 13
-#define DONE 0x80                               /* a gate that is open to ring 3: the code has come through */
+#include "user_code.h"
+#include "x86.h"
 
         .section .user, "ax"
 
@@ -13,7 +11,7 @@
         CASES   privileged_cases
 
         .macro  PRIVILEGED id, name, instruction:vararg
-        CASE    \id, "ring 3, #GP: \name", GP
+        CASE    \id, "ring 3, #GP: \name", VECTOR_GP
         xor     %eax, %eax
 \id\()_at:
         \instruction
@@ -42,18 +40,18 @@
         PRIVILEGED u_swapgs, "swapgs", swapgs
         PRIVILEGED u_sysret, "sysret", sysretq
 
-        CASE    u_load_ds, "ring 3, #GP: segment of ring 0", GP, KERNEL_DATA
+        CASE    u_load_ds, "ring 3, #GP: segment of ring 0", VECTOR_GP, KERNEL_DATA
         mov     $KERNEL_DATA, %eax
 u_load_ds_at:
         mov     %eax, %ds
 
-        CASE    u_far_return, "ring 3, #GP: far return to ring 0", GP, KERNEL_CODE
+        CASE    u_far_return, "ring 3, #GP: far return to ring 0", VECTOR_GP, KERNEL_CODE
         push    $KERNEL_CODE
         push    $0
 u_far_return_at:
         lretq
 
-        CASE    u_iret, "ring 3, #GP: iret to ring 0", GP, KERNEL_CODE
+        CASE    u_iret, "ring 3, #GP: iret to ring 0", VECTOR_GP, KERNEL_CODE
         push    $KERNEL_DATA
         push    %rsp
         push    $2
@@ -62,12 +60,12 @@ u_far_return_at:
 u_iret_at:
         iretq
 
-        CASE    u_rdtsc, "ring 3: rdtsc, smsw and sgdt are allowed", DONE
+        CASE    u_rdtsc, "ring 3: rdtsc, smsw and sgdt are allowed", VECTOR_DONE
         rdtsc
         smsw    %eax
         sub     $16, %rsp
         sgdt    (%rsp)
-        int     $DONE
+        int     $VECTOR_DONE
 u_rdtsc_at:
         nop
 
@@ -77,7 +75,7 @@ u_rdtsc_at:
         .macro  USER_CODE_OF name, code:vararg
         .globl  \name
 \name:  \code
-        int     $DONE
+        int     $VECTOR_DONE
         .endm
 
         USER_CODE_OF user_done, nop
@@ -98,12 +96,12 @@ user_popf:
         popfq
         pushfq
         pop     %rax
-        int     $DONE
+        int     $VECTOR_DONE
 
 user_syscall:
         syscall
 user_syscall_end:
-        int     $DONE
+        int     $VECTOR_DONE
 
 user_sysenter:
         sysenter
@@ -118,15 +116,16 @@ user_sum:
         add     $4096, %rdi
         dec     %rcx
         jnz     1b
-        int     $DONE
+        int     $VECTOR_DONE
 
 /* ---- Ring 0 ---- */
         .text
-        .globl  enter_here, enter_here_end, leave_by_sysret, leave_by_sysret32, leave_by_sysexit, leave_by_sysexit32
+        .globl  enter_here, enter_here_end
+        .globl  leave_by_sysret, leave_by_sysret32, leave_by_sysexit, leave_by_sysexit32
         .globl  kernel_load, kernel_store, kernel_swapgs, kernel_stac_load
 
 enter_here:
-        int     $0xfd
+        int     $VECTOR_ENTERED
 enter_here_end:
 
 leave_by_sysret:

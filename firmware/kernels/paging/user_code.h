@@ -3,9 +3,12 @@
 #ifndef USER_CODE_H
 #define USER_CODE_H
 
-#include "fault_case.h"
+#define VECTOR_DONE 0x80    /* a gate that is open to ring 3: the code has come through */
+#define VECTOR_ENTERED 0xfd /* SYSCALL or SYSENTER has arrived */
 
-enum { VECTOR_DONE = 0x80, VECTOR_ENTERED = 0xfd };
+#ifndef __ASSEMBLER__
+
+#include "fault_case.h"
 
 extern const struct fault_case privileged_cases[];
 
@@ -26,4 +29,5 @@ extern const char leave_by_sysret[], leave_by_sysret32[], leave_by_sysexit[], le
 extern const char kernel_load[], kernel_store[], kernel_stac_load[];
 extern const char kernel_swapgs[]; /* rax, rdx = word at %gs:0 after one SWAPGS, and after two */
 
+#endif
 #endif

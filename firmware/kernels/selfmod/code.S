@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Code that changes itself, and every kind of store that can change code. Prototypes: code.h */
 
-        /* In .data, not in .text: what writes here must not slow the rest of the kernel. All RAM is executable. */
+        /* In .data: what writes here must not slow the rest of the kernel. All RAM is executable. */
         .data
         .balign 4096
         .globl  next_instruction, same_block, growing_loop, copied_next_instruction, changed_opcode
@@ -69,8 +69,9 @@ break_on_stack:
         ret
 
 /* void store_...(void *to [%rdi], uint64_t value [%rsi]) */
-        .globl  store_byte, store_word, store_long, store_quad, store_xchg, store_cmpxchg, store_xadd, store_add
-        .globl  store_cmpxchg16b, store_push, store_stos, store_movs, store_movnti, store_movups, store_fistp
+        .globl  store_byte, store_word, store_long, store_quad, store_xchg, store_cmpxchg, store_xadd
+        .globl  store_add, store_cmpxchg16b, store_push, store_stos, store_movs, store_movnti
+        .globl  store_movups, store_fistp
 
 store_byte:
         mov     $8, %ecx
