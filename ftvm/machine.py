@@ -190,11 +190,12 @@ class Machine:
             modules=config.module_files,
             protocol=config.protocol,
         )
-        image = self._image = VerifiedImage(config.memory_bytes, threads=config.modules)
-        for segment in plan.segments:
-            image.write(segment.gpa, segment.data)
         with contextlib.ExitStack() as resources:
             resources.callback(self._poller.close)
+            image = self._image = VerifiedImage(config.memory_bytes, threads=config.modules)
+            resources.callback(image.close)
+            for segment in plan.segments:
+                image.write(segment.gpa, segment.data)
             self._start_modules(plan, image, resources)
             lockstep = Lockstep(
                 self._handles,
@@ -209,22 +210,23 @@ class Machine:
             if self._faults:
                 lockstep.inject(self._faults)
             ending = lockstep.run()
+            wall_s = time.monotonic() - began_s
             if lockstep.divergences:
                 self._divergence_text = explain(lockstep.divergences[-1], image)
-        return RunResult(
-            version=RESULT_VERSION,
-            outcome=ending.outcome,
-            exit_code=ending.exit_code,
-            modules=self.modules,
-            sync_points=lockstep.sync_points,
-            blocks=image.position,
-            instructions=None,
-            divergences=[_divergence_report(divergence) for divergence in lockstep.divergences],
-            wall_s=time.monotonic() - began_s,
-            virtual_s=image.virtual_ns() / 1e9,
-            longest_pause_ms=lockstep.longest_pause_s * 1e3,
-            state_digest=image.digest(),
-        )
+            return RunResult(
+                version=RESULT_VERSION,
+                outcome=ending.outcome,
+                exit_code=ending.exit_code,
+                modules=self.modules,
+                sync_points=lockstep.sync_points,
+                blocks=image.position,
+                instructions=None,
+                divergences=[_divergence_report(divergence) for divergence in lockstep.divergences],
+                wall_s=wall_s,
+                virtual_s=image.virtual_ns() / 1e9,
+                longest_pause_ms=lockstep.longest_pause_s * 1e3,
+                state_digest=image.digest(),
+            )
 
     def _start_modules(self, plan: BootPlan, image: VerifiedImage, resources: contextlib.ExitStack) -> None:
         config = self._config

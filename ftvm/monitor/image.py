@@ -5,6 +5,7 @@ Its memory is private to the monitor. No module can map it, so no module can dam
 
 import contextlib
 import mmap
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,10 +68,11 @@ class VerifiedImage:
         self.board = b""
         self.position = 0
         self._address = ffi.from_buffer(self.ram)
-        voter = lib.ft_voter_open(self._address, ram_bytes, threads)
-        if voter == ffi.NULL:
+        self._voter = lib.ft_voter_open(self._address, ram_bytes, threads)
+        if self._voter == ffi.NULL:
             raise HostError("no memory or threads for the comparison of the modules")
-        self._voter = ffi.gc(voter, lib.ft_voter_close)
+        self.close = weakref.finalize(self, lib.ft_voter_close, self._voter)
+        """Give back threads and working memory. ``ram`` can still be read; nothing else can be used afterwards."""
         self._runs = ffi.new("ft_difference[]", MAX_RUNS)
         self._run_count = ffi.new("uint32_t *")
 
