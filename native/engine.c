@@ -24,6 +24,7 @@
  *  - tlb_reset_dirty_by_vaddr: a scan of the TLB for each translated block, not needed here.
  *  - gettimeofday: sizes the TLB by the host's clock.
  *  - cpu_watchpoint_address_matches, cpu_check_watchpoint: data breakpoints are cut out.
+ *  - update_mxcsr_status: mistakes one FPU for the other.
  *  - the helpers that load flags: the moments at which a waiting interrupt can become due.
  *  - the helpers of privileged instructions: Unicorn's know nothing of SYSCALL, unknown MSRs, I/O
  *    permissions or a fixed CPU model.
@@ -98,6 +99,7 @@ enum {
     ENV_FPREGS = 0x270,
     ENV_FPIP = 0x2f8,
     ENV_FPDP = 0x300,
+    ENV_SSE_STATUS = 0x328,
     ENV_MXCSR = 0x330,
     ENV_XMM = 0x338,
     XMM_STRIDE = 64,
@@ -206,7 +208,6 @@ void cpu_x86_update_cr0_x86_64(void *env, uint32_t value);
 void cpu_x86_update_cr3_x86_64(void *env, uint64_t value);
 void cpu_x86_update_cr4_x86_64(void *env, uint32_t value);
 void update_fp_status_x86_64(void *env);
-void update_mxcsr_status_x86_64(void *env);
 void helper_check_iob_x86_64(void *env, uint32_t port);
 void helper_check_iow_x86_64(void *env, uint32_t port);
 void helper_check_iol_x86_64(void *env, uint32_t port);
@@ -1050,6 +1051,23 @@ void __wrap_helper_sysenter_x86_64(void *env, int next_eip_addend)
     (&FIELD(env, ENV_REGS, uint64_t))[4] = FIELD(env, ENV_SYSENTER_ESP, uint64_t) & mask;
     enter_kernel(env, selector, long_mode ? FLAT_CODE64 : FLAT_CODE32,
                  FIELD(env, ENV_SYSENTER_EIP, uint64_t) & mask);
+}
+
+/* MXCSR decides how SSE rounds (SDM vol. 1, 10.2.3). Unicorn gives its flush-to-zero to the x87 FPU. */
+void update_mxcsr_status_x86_64(void *env)
+{
+    enum { DENORMALS_ARE_ZERO = 1 << 6, FLUSH_TO_ZERO = 1 << 15 };
+    struct {
+        int8_t tininess, rounding;
+        uint8_t exceptions;
+        int8_t precision;
+        uint8_t flush_to_zero, flush_inputs_to_zero;
+    } *sse = (void *)((char *)env + ENV_SSE_STATUS);
+    uint32_t mxcsr = FIELD(env, ENV_MXCSR, uint32_t);
+
+    sse->rounding = mxcsr >> 13 & 3; /* nearest, down, up, to zero: numbered alike */
+    sse->flush_to_zero = (mxcsr & FLUSH_TO_ZERO) != 0;
+    sse->flush_inputs_to_zero = (mxcsr & DENORMALS_ARE_ZERO) != 0;
 }
 
 /* ---- Ports and memory-mapped devices ------------------------------------------------------------------------- */
