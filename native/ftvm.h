@@ -260,6 +260,10 @@ void ft_voter_commit(ft_voter *voter);
 /* The pages that the last compare looked at; valid until the next one. */
 const uint32_t *ft_voter_pages(const ft_voter *voter, uint32_t *count);
 
+/* Put a module's RAM back to the image: the pages that the last compare looked at, or all that differ (how many?). */
+void ft_voter_restore(const ft_voter *voter, void *ram);
+uint32_t ft_voter_restore_all(ft_voter *voter, void *ram);
+
 /* Compare `pages` pages from `first` of every module with the image; returns as ft_voter_compare does. */
 int64_t ft_voter_scrub(ft_voter *voter, const ft_memory *memories, uint32_t count, uint32_t first,
                        uint32_t pages, ft_difference *found, uint32_t capacity, uint32_t *found_count);

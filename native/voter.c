@@ -41,6 +41,7 @@ struct ft_voter {
     const ft_memory *memories;
     uint32_t memory_count;
     uint32_t scrub_first;
+    void *restoring;
     atomic_uint chunks_left;
     atomic_uint chunks_done;
     atomic_uint pages_differing;
@@ -374,6 +375,38 @@ int64_t ft_voter_scrub(ft_voter *v, const ft_memory *memories, uint32_t count, u
             *found_count = find_runs(v, truth, page, found, capacity, *found_count);
     }
     return differing;
+}
+
+/* ---- Going back to the image ---- */
+
+void ft_voter_restore(const ft_voter *v, void *ram)
+{
+    for (uint32_t i = 0; i < v->page_count; i++) {
+        uint64_t offset = (uint64_t)v->pages[i] * PAGE_BYTES;
+
+        memcpy((unsigned char *)ram + offset, v->image + offset, PAGE_BYTES);
+    }
+}
+
+static void restore_differing(ft_voter *v, uint32_t first, uint32_t end)
+{
+    for (uint32_t page = first; page < end; page++) {
+        uint64_t offset = (uint64_t)page * PAGE_BYTES;
+        unsigned char *own = (unsigned char *)v->restoring + offset;
+
+        if (memcmp(own, v->image + offset, PAGE_BYTES) != 0) {
+            memcpy(own, v->image + offset, PAGE_BYTES);
+            atomic_fetch_add(&v->pages_differing, 1);
+        }
+    }
+}
+
+uint32_t ft_voter_restore_all(ft_voter *v, void *ram)
+{
+    v->restoring = ram;
+    atomic_store(&v->pages_differing, 0);
+    do_together(v, restore_differing, v->ram_pages);
+    return atomic_load(&v->pages_differing);
 }
 
 /* ---- The image as a whole ---- */
