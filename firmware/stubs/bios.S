@@ -2,13 +2,13 @@
 /*
  * A small PC BIOS, linked at its offset in segment F000: it leaves interrupt controllers, timer, keyboard
  * controller and serial port as firmware does, then jumps to what was loaded - a boot sector, or a stub that
- * changes the mode for a kernel. For boot sectors it serves the calls that print, read keys, tell time and
- * describe memory. There are no disks: everything is loaded before the machine starts.
+ * changes the mode for a kernel. For boot sectors it serves the calls that print, read keys, tell time, describe
+ * memory, and read the one disk there is: the image, which firmware keeps at the end of memory.
  *
  * Text goes to the 80x25 screen and to COM1; keys come from the keyboard and from COM1.
  *
  * The image starts with its parameters, which ftvm/boot/firmware.py fills in together with the BIOS data area.
- * The CPU starts at offset 0x10; nothing before the jump uses a stack, since memory holds the guest already.
+ * The CPU starts at offset 0x20; nothing before the jump uses a stack, since memory holds the guest already.
  */
 	.code16
 
@@ -75,11 +75,16 @@ e820_offset: .word 0    /* in this segment: entries of base (8 bytes), length (8
 e820_count: .word 0
 kib_above_1m: .word 0   /* up to 16 MiB */
 blocks_above_16m: .word 0 /* of 64 KiB, up to the first hole */
+disk_address: .long 0   /* physical; the disk can be read and not written */
+disk_sectors: .long 0   /* of 512 bytes; 0: there is no disk */
+heads: .word 0
+sectors_per_track: .word 0
+last_cylinder: .word 0
 
-	.org 0x10
+	.org 0x20
 _start:
 	jmp power_on
-	.org 0x14
+	.org 0x24
 	jmp reset /* from the reset vector at FFFF:0 */
 
 /* ---- Power on ---------------------------------------------------------------------------------- */
@@ -494,13 +499,144 @@ memory_size: /* int 12 */
 	movw %ax, FRAME_AX(%bp)
 	jmp leave
 
-disk: /* int 13: reset succeeds, everything else finds no drive */
+disk: /* int 13; drives 00 and 80 are the same disk, since boot sectors are written for the one or the other */
 	service
-	testb %ah, %ah
-	movb $0x00, FRAME_AX + 1(%bp)
-	jz ok
-	movb $0x80, FRAME_AX + 1(%bp)
+	testb $0x7f, %dl
+	jnz no_drive
+	cmpl $0, %cs:disk_sectors
+	je no_drive
+	cmpb $0x02, %ah
+	jb disk_done /* reset, status */
+	je read_sectors
+	cmpb $0x03, %ah
+	je write_sectors
+	cmpb $0x08, %ah
+	je disk_geometry
+	cmpb $0x15, %ah
+	je disk_type
+	testb %dl, %dl
+	jns no_function /* the extensions are for hard disks */
+	cmpb $0x41, %ah
+	je disk_extensions
+	cmpb $0x42, %ah
+	je read_blocks
+no_function:
+	movb $0x01, %al
+	jmp disk_error
+no_drive:
+	movb $0x80, %al /* time-out */
+	jmp disk_error
+no_sector:
+	movb $0, FRAME_AX(%bp) /* nothing was read */
+	movb $0x04, %al
+	jmp disk_error
+write_sectors:
+	movb $0x03, %al /* write-protected */
+disk_error:
+	movb %al, FRAME_AX + 1(%bp)
 	jmp carry
+disk_done:
+	movb $0, FRAME_AX + 1(%bp)
+	jmp ok
+
+read_sectors: /* AL sectors to ES:BX, from cylinder CH and CL bits 6-7, head DH, sector CL bits 0-5 */
+	movzwl FRAME_ES(%bp), %edi
+	shll $4, %edi
+	movzwl %bx, %ebx
+	addl %ebx, %edi
+	movzbl %al, %ebx
+	movb %ch, %al
+	movb %cl, %ah
+	shrb $6, %ah
+	mulw %cs:heads /* fits in 32 bits with room to spare */
+	pushw %dx
+	pushw %ax
+	popl %eax
+	movzbl FRAME_DX + 1(%bp), %edx
+	addl %edx, %eax
+	movzwl %cs:sectors_per_track, %edx
+	mull %edx
+	andl $0x3f, %ecx
+	jz no_sector
+	decl %ecx
+	addl %ecx, %eax
+	movl %ebx, %ecx
+	jmp read_linear
+
+read_blocks: /* the packet at DS:SI: count at 2, buffer's offset and segment at 4, first block at 8 */
+	movw FRAME_DS(%bp), %ds
+	cmpl $0, 12(%si)
+	jne no_sector
+	movzwl 2(%si), %ecx
+	movzwl 6(%si), %edi
+	shll $4, %edi
+	movzwl 4(%si), %eax
+	addl %eax, %edi
+	movl 8(%si), %eax
+
+/* ECX sectors from number EAX on to the physical address EDI. They may lie anywhere, so protected mode lends
+   its segments; the guest's GDT comes back afterwards. */
+read_linear:
+	movl %eax, %edx
+	addl %ecx, %edx
+	jc no_sector
+	cmpl %cs:disk_sectors, %edx
+	ja no_sector
+	shll $9, %eax
+	addl %cs:disk_address, %eax
+	movl %eax, %esi
+	shll $7, %ecx
+	subw $8, %sp
+	movw %sp, %bx
+	sgdtl %ss:(%bx)
+	lgdtl %cs:gdt_pointer
+	movl %cr0, %eax
+	incw %ax /* PE */
+	movl %eax, %cr0
+	movw $0x08, %dx
+	movw %dx, %ds
+	movw %dx, %es
+	addr32 rep movsl
+	movw $0x10, %dx
+	movw %dx, %ds
+	movw %dx, %es
+	decw %ax
+	movl %eax, %cr0
+	lgdtl %ss:(%bx)
+	addw $8, %sp
+	jmp disk_done
+
+disk_geometry:
+	movw %cs:last_cylinder, %ax
+	movb %al, FRAME_CX + 1(%bp)
+	shlb $6, %ah
+	orb %cs:sectors_per_track, %ah
+	movb %ah, FRAME_CX(%bp)
+	movb %cs:heads, %al
+	decb %al
+	movb %al, FRAME_DX + 1(%bp)
+	movb $1, FRAME_DX(%bp) /* drives */
+	movb $4, FRAME_BX(%bp) /* of floppies: 1.44 MB */
+	jmp disk_done
+
+disk_type:
+	movb $0x01, FRAME_AX + 1(%bp) /* a floppy */
+	testb %dl, %dl
+	jns ok
+	movb $0x03, FRAME_AX + 1(%bp) /* a hard disk of CX:DX sectors */
+	movl %cs:disk_sectors, %eax
+	movw %ax, FRAME_DX(%bp)
+	shrl $16, %eax
+	movw %ax, FRAME_CX(%bp)
+	jmp ok
+
+disk_extensions: /* version 1, with the extended read */
+	cmpw $0x55aa, %bx
+	jne no_function
+	movw $0xaa55, FRAME_BX(%bp)
+	movw $0x0001, FRAME_CX(%bp)
+	movb $0x01, FRAME_AX + 1(%bp)
+	jmp ok
 
 serial: /* int 14, for port 0; its speed stays */
 	service
@@ -934,7 +1070,15 @@ write_clock_b: /* the interrupts of AH, 24 hours, BCD */
 
 /* ---- Tables ------------------------------------------------------------------------------------ */
 
-	.balign 2
+	.balign 8
+gdt:
+	.quad 0
+	.quad 0x00cf93000000ffff /* 0x08: data, 4 GiB */
+	.quad 0x000093000000ffff /* 0x10: data as in real mode */
+gdt_pointer:
+	.word . - gdt - 1
+	.long gdt + 0xf0000
+
 vectors:
 	.word ignore, ignore, ignore, ignore, ignore, ignore, ignore, ignore
 	.word timer_interrupt, keyboard_interrupt, master_interrupt, master_interrupt

@@ -8,6 +8,7 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from elftools.common.utils import struct_parse
 from elftools.elf.elffile import ELFFile
 
 from ftvm.errors import UnusableFile
+from ftvm.units import KIB
 
 ELF_MAGIC = b"\x7fELF"
 
@@ -24,6 +26,12 @@ MAX_HEADERS = 4096
 
 MAX_SYMBOL_BYTES = 512
 """Longer names are left out: damaged string tables have no ends."""
+
+MAX_SYMBOLS = 1_000_000
+"""Enough for any kernel, few enough for any host."""
+
+MAX_NOTE_BYTES = 64 * KIB
+"""Of all notes together; real ones have a few hundred."""
 
 _HINT = "was it copied or built completely?"
 _SYMBOL_TYPES = (0, 1, 2)  # STT_NOTYPE, STT_OBJECT, STT_FUNC
@@ -103,23 +111,24 @@ class Elf:
 
     def symbols(self) -> dict[str, int]:
         """Addresses of functions, data and labels by name; empty without a usable symbol table."""
+        table = next((section for section in self.sections if section.type == "SHT_SYMTAB"), None)
+        if table is None or table.link >= len(self.sections):
+            return {}
+        entries, strings = self.section_data(table), self.section_data(self.sections[table.link])
+        if entries is None or strings is None:
+            return {}
+        names = bytes(strings)
         layout = struct.Struct("<IBBHQQ" if self.bits == 64 else "<IIIBBH")
         found: dict[str, int] = {}
-        for table in self.sections:
-            if table.type != "SHT_SYMTAB" or table.link >= len(self.sections):
-                continue
-            entries, strings = self.section_data(table), self.section_data(self.sections[table.link])
-            if entries is None or strings is None:
-                continue
-            names = bytes(strings)
-            for fields in layout.iter_unpack(entries[: len(entries) // layout.size * layout.size]):
-                if self.bits == 64:
-                    name, info, _, section, value, _ = fields
-                else:
-                    name, value, _, info, _, section = fields
-                end = names.find(b"\0", name, name + MAX_SYMBOL_BYTES)
-                if section and end > name and info & 0xF in _SYMBOL_TYPES:
-                    found[names[name:end].decode("ascii", "replace")] = value
+        whole = entries[: len(entries) // layout.size * layout.size]
+        for fields in islice(layout.iter_unpack(whole), MAX_SYMBOLS):
+            if self.bits == 64:
+                name, info, _, section, value, _ = fields
+            else:
+                name, value, _, info, _, section = fields
+            end = names.find(b"\0", name, name + MAX_SYMBOL_BYTES)
+            if section and end > name and info & 0xF in _SYMBOL_TYPES:
+                found[names[name:end].decode("ascii", "replace")] = value
         return found
 
 
@@ -142,6 +151,7 @@ def _parse(path: Path, data: bytes) -> Elf:
 
     segments: list[LoadSegment] = []
     notes: list[memoryview] = []
+    note_bytes = 0
     whole = memoryview(data)
     for header in _headers(file, "ph", file.structs.Elf_Phdr):
         if header["p_type"] == "PT_INTERP":
@@ -152,7 +162,9 @@ def _parse(path: Path, data: bytes) -> Elf:
         if start + size > len(data):
             raise UnusableFile(f"{path} is a truncated ELF file: a segment ends behind its end", _HINT)
         if header["p_type"] == "PT_NOTE":
-            notes.append(whole[start : start + size])
+            note_bytes += size
+            if note_bytes <= MAX_NOTE_BYTES:
+                notes.append(whole[start : start + size])
         elif size > header["p_memsz"]:
             raise UnusableFile(f"{path} is a damaged ELF file: a segment is larger in the file than in memory", _HINT)
         elif header["p_memsz"]:

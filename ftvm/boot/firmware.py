@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from ftvm.boot import acpi, mptable
-from ftvm.boot.layout import EBDA_BYTES, MemoryRange, align_up, lower_kib, memory_map, upper_kib
+from ftvm.boot.layout import EBDA_BYTES, MemoryRange, align_up, low_ram_end, lower_kib, memory_map, upper_kib
 from ftvm.boot.plan import Segment
 from ftvm.errors import HostError
 from ftvm.memory_map import EBDA
@@ -28,25 +28,49 @@ BIOS_CODE = Gpa(0xF0000)
 TABLES = Gpa(0xF8000)
 RESET_VECTOR = Gpa(0xFFFF0)
 
+SECTOR_BYTES = 512
+
 RSDP = TABLES
 """Where kernels find the ACPI tables; a boot protocol that has a field for it is told."""
 
 _BIOS_CS = 0xF000
-_BIOS_START_IP = 0x10
-_BIOS_RESET_IP = 0x14
+_BIOS_START_IP = 0x20
+_BIOS_RESET_IP = 0x24
 _BDA = Gpa(0x400)
-_BOOT_SECTOR = 0x7C00
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The disk that the BIOS shows to a boot sector. ``contents`` lies at ``address`` and is whole sectors."""
+
+    address: Gpa
+    contents: bytes
+    heads: int
+    sectors_per_track: int
+    is_floppy: bool
+
+    @property
+    def sectors(self) -> int:
+        return len(self.contents) // SECTOR_BYTES
+
+    @property
+    def last_cylinder(self) -> int:
+        """Counted from 0; what lies behind cylinder 1023 has no cylinder number."""
+        return min(max(0, self.sectors - 1) // (self.heads * self.sectors_per_track), 1023)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """How a kernel wants to be started: ``bits`` is 16 (real mode at 0:``ip``), 32 or 64 (flat), and a kernel's
-    registers are zero but for ``registers``, by their names in that mode.
+    """How a kernel wants to be started.
+
+    ``bits`` is 16 (real mode at 0:``ip``), 32 or 64 (flat); its registers are zero but for ``registers``, by their
+    names in that mode. ``disk`` is what INT 13h reads.
     """
 
     bits: int
     ip: int
     registers: dict[str, int] = field(default_factory=dict)
+    disk: Disk | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,9 @@ def install(ram_bytes: int, entry: Entry) -> Reset:
 
     add(acpi.build(TABLES))
     add(mptable.build(TABLES + align_up(len(tables), 16)))
-    ranges = memory_map(ram_bytes)
+    disk = entry.disk
+    kept_bytes = low_ram_end(ram_bytes) - disk.address if disk else 0
+    ranges = memory_map(ram_bytes, kept_bytes)
     e820 = add(b"".join(e820_entry(entry) for entry in ranges))
 
     handover: list[Segment] = []
@@ -80,14 +106,18 @@ def install(ram_bytes: int, entry: Entry) -> Reset:
         handover = _enter32(entry) if entry.bits == 32 else _enter64(entry)
         boot_ip, boot_cs, registers = len(_parameters(entry)), ENTRY_STUB >> 4, {}
 
-    extended_kib = upper_kib(ram_bytes)
+    extended_kib = upper_kib(ram_bytes) - kept_bytes // KIB
     below_16m = min(extended_kib, 15 * KIB)
     parameters = struct.pack(
         "<HHHHHH", boot_ip, boot_cs, e820 - BIOS_CODE, len(ranges), below_16m, (extended_kib - below_16m) // 64
     )
+    if disk:
+        geometry = disk.heads, disk.sectors_per_track, disk.last_cylinder
+        parameters += struct.pack("<IIHHH", disk.address, disk.sectors, *geometry)
+        handover.append(Segment(disk.address, disk.contents))
     bios = parameters + _stub("bios")[len(parameters) :]
     segments = (
-        Segment(_BDA, _bios_data_area()),
+        Segment(_BDA, _bios_data_area(disk)),
         Segment(EBDA, bytes([EBDA_BYTES // KIB])),
         *handover,
         Segment(BIOS_CODE, bios),
@@ -143,7 +173,7 @@ def _identity_page_tables(base: int) -> bytes:
     return pml4 + pdpt + pages
 
 
-def _bios_data_area() -> bytes:
+def _bios_data_area(disk: Disk | None) -> bytes:
     """[0x400, 0x500) as a BIOS leaves it (IBM PS/2 and PC BIOS Interface Technical Reference, section 3)."""
     area = bytearray(0x100)
 
@@ -152,12 +182,14 @@ def _bios_data_area() -> bytes:
 
     put(0x400, "H", COM1)
     put(0x40E, "H", EBDA >> 4)
-    put(0x410, "H", 1 << 9 | 0b10 << 4 | 1 << 1)  # one serial port, 80x25 colour, FPU
+    floppy = disk is not None and disk.is_floppy
+    put(0x410, "H", 1 << 9 | 0b10 << 4 | 1 << 1 | floppy)  # one serial port, 80x25 colour, FPU, floppy drive
     put(0x413, "H", lower_kib())
     put(0x41A, "HH", 0x1E, 0x1E)  # key buffer: head, tail
     put(0x449, "BHH", 3, 80, 0x1000)  # video mode, columns, bytes per page
     put(0x460, "H", 0x0607)  # cursor: first and last scan line
     put(0x463, "HB", 0x3D4, 0x29)  # CRT controller, mode control register
+    put(0x475, "B", disk is not None and not floppy)  # hard disks
     put(0x480, "HH", 0x1E, 0x3E)  # key buffer: start, end
     put(0x484, "BH", 24, 16)  # rows - 1, lines per character
     put(0x487, "BBB", 0x60, 0xF9, 0x51)  # 256 KiB of video memory; switches; VGA active, 400 lines

@@ -30,9 +30,16 @@ class MemoryRange(NamedTuple):
     type: MemoryType
 
 
-def memory_map(ram_bytes: int) -> list[MemoryRange]:
-    """What the firmware says about memory, in ascending order."""
+def memory_map(ram_bytes: int, kept_bytes: int = 0) -> list[MemoryRange]:
+    """What the firmware says about memory, in ascending order.
+
+    ``kept_bytes`` at the end of low RAM are the firmware's own.
+    """
     ranges = [MemoryRange(base, size, MemoryType.USABLE) for base, size in usable_ram(ram_bytes)]
+    if kept_bytes:
+        base, size, kind = ranges[1]
+        ranges[1] = MemoryRange(base, size - kept_bytes, kind)
+        ranges.append(MemoryRange(base + size - kept_bytes, kept_bytes, MemoryType.RESERVED))
     ranges.append(MemoryRange(EBDA, EBDA_BYTES, MemoryType.RESERVED))
     ranges.append(MemoryRange(BIOS, BIOS_BYTES, MemoryType.RESERVED))
     return sorted(ranges)
@@ -45,7 +52,12 @@ def lower_kib() -> int:
 
 def upper_kib(ram_bytes: int) -> int:
     """KiB of memory from 1 MiB up to the first hole."""
-    return (min(ram_bytes, LOW_RAM_LIMIT) - HIGH_MEMORY) // KIB
+    return (low_ram_end(ram_bytes) - HIGH_MEMORY) // KIB
+
+
+def low_ram_end(ram_bytes: int) -> int:
+    """Where RAM below 4 GiB ends."""
+    return min(ram_bytes, LOW_RAM_LIMIT)
 
 
 def align_up(value: int, alignment: int) -> int:

@@ -13,7 +13,7 @@ from ftvm.boot.image import Image
 from ftvm.boot.job import Job
 from ftvm.boot.layout import align_up, memory_map, upper_kib
 from ftvm.errors import UnusableFile
-from ftvm.memory_map import HIGH_MEMORY, LOW_RAM_LIMIT
+from ftvm.memory_map import HIGH_MEMORY, HIGH_RAM, LOW_RAM_LIMIT
 from ftvm.units import PAGE_BYTES
 
 SECTOR_BYTES = 512
@@ -30,7 +30,9 @@ _LOADED_HIGH = 1 << 0
 _KERNEL_64 = 1 << 0
 
 _ZERO_PAGE_BYTES = 4096
-_HEADER_END = 0x290
+_CODE32_START = 0x214
+_HEADER_END_64_BIT = 0x264  # of protocol 2.12
+_HEADER_LIMIT = 0x290  # what the zero page has room for
 _E820_TABLE = 0x2D0
 
 
@@ -65,21 +67,24 @@ def parse_header(path: Path, data: bytes) -> SetupHeader:
     version = field("H", 0x206)
     if version < _OLDEST_VERSION or not field("B", 0x211) & _LOADED_HIGH:
         raise UnusableFile(
-            f"image {path} is a kernel of boot protocol {version >> 8}.{version & 0xFF:02}: too old",
-            "use a 64-bit bzImage of protocol 2.12 or later (Linux 3.8)",
+            f"image {path} is a zImage, or of a boot protocol before 2.06 ({version >> 8}.{version & 0xFF:02})",
+            "use a bzImage built for x86_64 (Linux 3.8 or later)",
         )
     if version < _VERSION_64_BIT or not field("H", 0x236) & _KERNEL_64:
         raise UnusableFile(
             f"image {path} has no 64-bit entry point (boot protocol {version >> 8}.{version & 0xFF:02})",
             "use a kernel built for x86_64",
         )
+    header_end = 0x202 + field("B", 0x201)
+    if header_end < _HEADER_END_64_BIT:
+        raise UnusableFile(f"image {path} has a damaged setup header", "was it built completely?")
     kernel_offset = (field("B", 0x1F1) or 4) * SECTOR_BYTES + SECTOR_BYTES
     kernel_bytes = field("I", 0x1F4) * 16
     # The size is rounded up to 16 bytes, and not every build pads the file.
     if kernel_bytes < ENTRY_64 or kernel_offset + kernel_bytes - 15 > len(data):
         raise UnusableFile(f"image {path} is a truncated bzImage", "was it copied completely?")
     return SetupHeader(
-        raw=data[HEADER : min(0x202 + field("B", 0x201), _HEADER_END)],
+        raw=data[HEADER : min(header_end, _HEADER_LIMIT)],
         kernel_offset=kernel_offset,
         kernel_bytes=kernel_bytes,
         initrd_limit=field("I", 0x22C) or DEFAULT_INITRD_LIMIT,
@@ -101,16 +106,19 @@ def load(job: Job) -> Entry:
     address = header.preferred_address
     if address == 0:
         address = align_up(HIGH_MEMORY, header.alignment) if header.relocatable else HIGH_MEMORY
+    if address >= HIGH_RAM:
+        raise UnusableFile(f"image {path} wants to be loaded above 4 GiB", "use a kernel built for a lower address")
     start = align_up(address, header.alignment) if header.relocatable else address
     job.layout.place(address, kernel, f"image {path}", start - address + header.init_bytes)
-    zero_page = add_zero_page(job, header.raw, address, header.initrd_limit, header.command_line_bytes)
+    setup_header = bytearray(header.raw)
+    struct.pack_into("<I", setup_header, _CODE32_START - HEADER, address)
+    zero_page = add_zero_page(job, setup_header, header.initrd_limit, header.command_line_bytes)
     return Entry(64, address + ENTRY_64, {"rsi": zero_page})
 
 
 def add_zero_page(
     job: Job,
-    setup_header: bytes,
-    kernel_address: int,
+    setup_header: bytes | bytearray,
     initrd_limit: int = DEFAULT_INITRD_LIMIT,
     command_line_limit: int | None = None,
 ) -> int:
@@ -144,7 +152,6 @@ def add_zero_page(
     # the setup header's fields that are the loader's to fill
     put(0x1FA, "H", 0xFFFF)  # normal video mode
     put(0x210, "B", 0xFF)  # a loader without a number
-    put(0x214, "I", kernel_address)
     put(0x218, "II", initrd, initrd_bytes)
     put(0x228, "I", command_line)
     table = b"".join(e820_entry(entry) for entry in ranges)

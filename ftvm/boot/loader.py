@@ -11,6 +11,7 @@ from ftvm.boot.job import Job
 from ftvm.boot.layout import Layout
 from ftvm.boot.plan import BootPlan
 from ftvm.errors import UnusableFile, UsageError
+from ftvm.memory_map import HIGH_RAM
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def load(
     entry = chosen.load(job)
     if not any(segment.gpa <= entry.ip < segment.gpa + len(segment.data) for segment in layout.segments):
         raise UnusableFile(f"image {image} starts at 0x{entry.ip:x}, where it loads nothing", "check its entry point")
+    if entry.ip >= HIGH_RAM:
+        raise UnusableFile(f"image {image} starts at 0x{entry.ip:x}, but kernels start below 4 GiB", "link it lower")
     reset = firmware.install(ram_bytes, entry)
     return BootPlan(
         kind=chosen.kind,

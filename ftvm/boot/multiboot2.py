@@ -94,6 +94,8 @@ def _header_tags(image: Image, header: int) -> dict[int, bytes]:
     tags: dict[int, bytes] = {}
     (length,) = struct.unpack_from("<I", image.data, header + 8)
     position, end = header + _HEADER_BYTES, header + length
+    if end > _SEARCH_BYTES:
+        raise UnusableFile(f"image {image.path} has a multiboot 2 header behind its first 32 KiB", "move it up")
     if end > len(image.data):
         raise UnusableFile(f"image {image.path} is truncated in its multiboot 2 header", "was it copied completely?")
     while position + 8 <= end:

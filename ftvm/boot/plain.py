@@ -28,6 +28,5 @@ def load(job: Job) -> Entry:
     elf = job.image.elf
     assert elf is not None
     job.place_image(elf.segments)
-    entry = elf.physical_entry
-    zero_page = add_zero_page(job, _SETUP_HEADER, min(segment.paddr for segment in elf.segments))
-    return Entry(elf.bits, entry, {"rsi" if elf.bits == 64 else "esi": zero_page})
+    zero_page = add_zero_page(job, _SETUP_HEADER)
+    return Entry(elf.bits, elf.physical_entry, {"rsi" if elf.bits == 64 else "esi": zero_page})

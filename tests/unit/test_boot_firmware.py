@@ -319,7 +319,8 @@ def test_extended_memory(run_sector: Callable[..., Pc]) -> None:
         save %cx
         save %dx
     """)
-    assert results(pc, 5) == (63 * 1024, 15 * 1024, 48 * 16, 15 * 1024, 48 * 16)
+    blocks = 48 * 16 - 1  # of 64 KiB: the last one holds the disk
+    assert results(pc, 5) == (15 * 1024 + 64 * blocks, 15 * 1024, blocks, 15 * 1024, blocks)
 
 
 def test_the_memory_map(run_sector: Callable[..., Pc]) -> None:
@@ -344,15 +345,16 @@ def test_the_memory_map(run_sector: Callable[..., Pc]) -> None:
         setc %al
         save %ax
     """)
-    *sizes, signature, refused = results(pc, 6)
-    assert sizes == [20] * 4
+    *sizes, signature, refused = results(pc, 7)
+    assert sizes == [20] * 5
     assert signature & 0xFF == 1
     assert refused == 0x8601
-    assert list(struct.iter_unpack("<QQI", pc.ram[0x6800 : 0x6800 + 80])) == [
+    assert list(struct.iter_unpack("<QQI", pc.ram[0x6800 : 0x6800 + 100])) == [
         (0, 0x9FC00, 1),
         (0x9FC00, 0x400, 2),
         (0xE0000, 0x20000, 2),
-        (MIB, 63 * MIB, 1),
+        (MIB, 63 * MIB - 4096, 1),
+        (64 * MIB - 4096, 4096, 2),  # the disk
     ]
 
 
@@ -362,19 +364,140 @@ def test_the_a20_line_is_on_for_good(run_sector: Callable[..., Pc]) -> None:
     assert results(pc, 9) == (0x8600, 1, 1, 0, 1, 0, 3, 0, 3)
 
 
-def test_there_is_no_disk(run_sector: Callable[..., Pc]) -> None:
-    pc = run_sector("""
-        movb $0, %ah
+# ---- The disk ----
+
+
+def numbered_sectors(count: int, code: str) -> bytes:
+    """A disk whose boot sector is ``code``; every other sector is full of its number."""
+    sector = boot_sector(assemble(f"{STORE}{code}\ncli\nhlt\n", origin=0x7C00))
+    return sector + b"".join(struct.pack("<H", number & 0xFFFF) * 256 for number in range(1, count))
+
+
+def test_the_disk_is_read_by_cylinder_head_and_sector(tmp_path: Path) -> None:
+    code = "xorl %ecx, %ecx;" + "".join(
+        f"movw ${0x0200 | count}, %ax; movw ${address}, %bx; movw ${cx}, %cx; movw ${head << 8 | drive}, %dx;"
+        "int $0x13; setc %cl; movb $0, %ch; save %ax; save %cx;"
+        for count, address, cx, head, drive in (
+            (3, 0x8000, 0x0002, 0, 0x80),  # sectors 1-3
+            (1, 0x9000, 0x0003, 2, 0x80),  # head 2, sector 3 of 63
+            (1, 0x9200, 0x0201, 1, 0x00),  # cylinder 2, head 1, as the other drive
+            (1, 0x9400, 0x0000, 0, 0x80),  # sectors count from 1
+            (2, 0x9400, 0x0264, 15, 0x80),  # cylinder 258 is not there
+            (1, 0x9400, 0x0002, 0, 0x81),  # nor is the second drive
+        )
+    )
+    pc = Pc(boot(tmp_path, numbered_sectors(3000, code))).run()
+    outcomes = results(pc, 12)
+    assert outcomes[0:6] == (3, 0, 1, 0, 1, 0)
+    assert [status >> 8 for status in outcomes[6::2]] == [4, 4, 0x80]
+    assert outcomes[7::2] == (1, 1, 1)
+    assert [pc.words(0x8000 + 512 * index, 1)[0] for index in range(3)] == [1, 2, 3]
+    assert pc.words(0x9000, 2) == (2 * 63 + 2,) * 2
+    assert pc.words(0x9200, 1) == ((2 * 16 + 1) * 63,)
+    untouched = (0x9400 - 0x7C00) // 512  # the image was loaded behind the boot sector
+    assert pc.words(0x9400, 1) == (untouched,)
+
+
+def test_the_disk_is_read_by_block_number_to_anywhere_below_1_mib(tmp_path: Path) -> None:
+    code = """
+        movb $0x41, %ah
+        movb $0x80, %dl
+        movw $0x55aa, %bx
+        int $0x13
+        save %bx
+        movb $0x42, %ah
+        movb $0x80, %dl
+        movw $packet, %si
         int $0x13
         setc %al
         save %ax
+        movl $2999, packet + 8
+        movb $0x42, %ah
+        int $0x13
+        setc %al
+        save %ax
+        jmp 1f
+    packet: .byte 16, 0
+        .word 2, 0xfff0, 0x2000     # it crosses 64 KiB
+        .quad 2000
+    1:
+    """
+    pc = Pc(boot(tmp_path, numbered_sectors(3000, code))).run()
+    extensions, read, beyond = results(pc, 3)
+    assert extensions == 0xAA55
+    assert read == 0x0000
+    assert beyond == 0x0401
+    assert pc.words(0x2FFF0, 512) == (2000,) * 256 + (2001,) * 256
+
+
+@pytest.mark.parametrize(
+    ("sectors", "drive", "geometry", "kind"),
+    [
+        (3000, 0x80, (16, 63, 2), 3),
+        (2880, 0x00, (2, 18, 79), 1),
+        (1440, 0x00, (2, 9, 79), 1),
+        (63, 0x80, (16, 63, 0), 3),
+    ],
+)
+def test_the_drive_and_its_geometry_follow_from_the_size(
+    tmp_path: Path, sectors: int, drive: int, geometry: tuple[int, int, int], kind: int
+) -> None:
+    code = """
+        save %dx
+        movb $8, %ah
+        int $0x13
+        save %cx
+        save %dx
+        movb $0x15, %ah
+        movb 0x6000, %dl
+        int $0x13
+        save %ax
+        save %dx
+    """
+    pc = Pc(boot(tmp_path, numbered_sectors(sectors, code))).run()
+    booted_from, cx, dx, disk_type, size_low = results(pc, 5)
+    heads, sectors_per_track, last_cylinder = geometry
+    assert booted_from == drive
+    assert cx == (last_cylinder & 0xFF) << 8 | last_cylinder >> 8 << 6 | sectors_per_track
+    assert dx == (heads - 1) << 8 | 1
+    assert disk_type >> 8 == kind
+    assert size_low == sectors or kind == 1
+    assert pc.ram[0x475] == (kind == 3)
+    assert pc.ram[0x410] & 1 == (kind == 1)
+
+
+def test_the_disk_cannot_be_written_and_reading_leaves_the_cpu_as_it_was(tmp_path: Path) -> None:
+    code = """
+        movw $0x0301, %ax
+        movw $2, %cx
+        movw $0x0080, %dx
+        movw $0x8000, %bx
+        int $0x13
+        setc %al
+        save %ax
+        lgdtl table
+        movw $0x1234, %bp
         movw $0x0201, %ax
-        movw $1, %cx
         int $0x13
-        setc %al
-        save %ax
-    """)
-    assert results(pc, 2) == (0x0000, 0x8001)
+        save %bp
+        save %bx
+        jmp 1f
+    table: .word 0x17
+        .long 0x5678
+    1:
+    """
+    pc = Pc(boot(tmp_path, numbered_sectors(4, code))).run()
+    assert results(pc, 3) == (0x0301, 0x1234, 0x8000)
+    assert (pc["gdtr.base"], pc["gdtr.limit"]) == (0x5678, 0x17)
+    assert (pc["ds.limit"], pc["es.limit"]) == (0xFFFF, 0xFFFF)
+    assert pc["cr0"] & 1 == 0
+
+
+def test_a_disk_may_be_larger_than_conventional_memory(tmp_path: Path) -> None:
+    code = "movw $0x0201, %ax; movw $0x1301, %cx; movw $0x0f80, %dx; movw $0x8000, %bx; int $0x13; save %ax"
+    pc = Pc(boot(tmp_path, numbered_sectors(30_000, code))).run()
+    assert results(pc, 1) == (1,)
+    assert pc.words(0x8000, 1) == ((19 * 16 + 15) * 63,)
 
 
 def test_keys_arrive_as_scan_code_and_character(run_sector: Callable[..., Pc]) -> None:

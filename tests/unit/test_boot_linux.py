@@ -105,8 +105,8 @@ def test_a_command_line_has_the_length_that_the_kernel_allows(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (bzimage(version=0x205), "protocol 2.05: too old"),
-        (bzimage(loaded_high=False), "too old"),
+        (bzimage(version=0x205), r"before 2.06 \(2.05\)"),
+        (bzimage(loaded_high=False), "is a zImage"),
         (bzimage(version=0x20B), r"no 64-bit entry point \(boot protocol 2.11\)"),
         (bzimage(has_64_bit_entry=False), "no 64-bit entry point"),
         (bzimage()[:-16], "truncated bzImage"),
@@ -114,7 +114,8 @@ def test_a_command_line_has_the_length_that_the_kernel_allows(tmp_path: Path) ->
         (bzimage()[:600], "truncated bzImage"),
         (bzimage(kernel=b""), "truncated bzImage"),
         (bzimage(init_bytes=60 * MIB), "RAM ends at 0x4000000"),
-        (bzimage(preferred=0xFFFFFFFF00000000), "no RAM"),
+        (bzimage(preferred=0xFFFFFFFF00000000), "above 4 GiB"),
+        (bzimage().replace(b"\xeb\x66HdrS", b"\xeb\x11HdrS"), "damaged setup header"),
     ],
 )
 def test_a_kernel_that_cannot_be_entered_in_64_bit_mode_is_refused(tmp_path: Path, image: bytes, message: str) -> None:

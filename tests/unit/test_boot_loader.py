@@ -185,7 +185,7 @@ def test_a_path_that_cannot_be_one_is_refused() -> None:
         (elf(KERNEL, entry=MIB - 1), "where it loads nothing"),
         (elf(KERNEL, entry=MIB + 0x1000), "where it loads nothing"),
         (elf(KERNEL, note=struct.pack("<III4sHxx", 4, 2, 18, b"Xen\0", 1)), "damaged PVH note"),
-        (boot_sector(sectors=2000), "needs memory at 0x7c00"),
+        (boot_sector(sectors=63 * 2048 + 1), "does not fit in 64M of RAM"),
     ],
 )
 def test_an_image_that_cannot_be_loaded_says_why(tmp_path: Path, image: bytes, message: str) -> None:
@@ -209,9 +209,16 @@ def test_a_program_for_linux_is_no_kernel(tmp_path: Path) -> None:
         boot(tmp_path, bytes(image))
 
 
-def test_a_kernel_may_lie_above_4_gib(tmp_path: Path) -> None:
-    image = elf(KERNEL, Part(5 * GIB, CODE))
-    assert_whole(boot(tmp_path, image, ram_bytes=8 * GIB), 8 * GIB)
+def test_a_kernel_may_reach_above_4_gib_but_not_start_there(tmp_path: Path) -> None:
+    high = 5 * GIB
+    assert_whole(boot(tmp_path, elf(KERNEL, Part(high, CODE)), ram_bytes=8 * GIB), 8 * GIB)
+    for image in (
+        elf(Part(high, CODE)),
+        elf(Part(high, multiboot1_header() + CODE), entry=high + 12),
+        bzimage(preferred=high),
+    ):
+        with pytest.raises(UnusableFile, match="4 GiB"):
+            boot(tmp_path, image, ram_bytes=8 * GIB)
 
 
 def test_symbols_reach_the_debugger(tmp_path: Path) -> None:
@@ -242,18 +249,18 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
-@given(image=damaged(), with_module=st.booleans())
-def test_a_damaged_image_boots_or_is_refused(image: bytes, with_module: bool) -> None:
+@given(image=damaged(), with_module=st.booleans(), ram_bytes=st.sampled_from((2 * MIB, RAM_BYTES, 8 * GIB)))
+def test_a_damaged_image_boots_or_is_refused(image: bytes, with_module: bool, ram_bytes: int) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         modules = [write(folder, b"module", "module")] if with_module else []
         try:
-            plan = boot(folder, image, modules=modules)
+            plan = boot(folder, image, modules=modules, ram_bytes=ram_bytes)
         except FtvmError as error:
             assert isinstance(error, UnusableFile | UsageError)
             assert "\n" not in error.message and error.hint
         else:
-            assert_whole(plan)
+            assert_whole(plan, ram_bytes)
             assert plan.kind in KINDS
             assert sum(len(segment.data) for segment in plan.segments) < 4 * len(image) + 128 * 1024
 

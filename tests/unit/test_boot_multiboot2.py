@@ -156,6 +156,7 @@ def test_a_header_for_another_architecture_is_none(tmp_path: Path) -> None:
     [
         (multiboot2_header() + CODE, "neither an ELF file nor has an address tag"),
         (multiboot2_header(tag(ADDRESS, MIB, MIB, 0, 0)) + CODE, "no entry address tag"),
+        (multiboot2_header(tag(77, *[0] * 10_000, optional=True)) + CODE, "behind its first 32 KiB"),
         (multiboot2_header(tag(ADDRESS, MIB, MIB), tag(ENTRY, MIB)) + CODE, "damaged multiboot 2 header"),
         (multiboot2_header(struct.pack("<HHI", ALIGN, 0, 7)) + CODE, "damaged multiboot 2 header"),
         (multiboot2_header(struct.pack("<HHI", ALIGN, 0, 0x1000)) + CODE, "damaged multiboot 2 header"),

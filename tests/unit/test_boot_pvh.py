@@ -47,6 +47,12 @@ def test_without_modules_there_is_no_list(tmp_path: Path) -> None:
     assert (count, modules) == (0, 0)
 
 
+def test_more_notes_than_any_kernel_has_are_not_searched(tmp_path: Path) -> None:
+    filler = bytes(12 * 8192)
+    assert boot(tmp_path, elf(Part(MIB, CODE), note=filler[: 12 * 100] + pvh_note(MIB))).kind == "pvh"
+    assert boot(tmp_path, elf(Part(MIB, CODE), note=filler + pvh_note(MIB))).kind == "elf64"
+
+
 def test_notes_of_others_are_passed_over(tmp_path: Path) -> None:
     note = pvh_note(MIB)
     assert boot(tmp_path, elf(Part(MIB, CODE), note=note[: len(note) // 2])).kind == "elf64"
