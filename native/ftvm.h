@@ -264,6 +264,16 @@ const uint32_t *ft_voter_pages(const ft_voter *voter, uint32_t *count);
 void ft_voter_restore(const ft_voter *voter, void *ram);
 uint32_t ft_voter_restore_all(ft_voter *voter, void *ram);
 
+/*
+ * For a new module whose RAM is all zero: `pending` has a byte per page, 1 = still to be copied from the image. Mark
+ * what the image holds; mark what the last compare, once committed, changed; copy up to `limit` of them from page
+ * `first`, returning where to go on (the number of RAM pages at the end).
+ */
+void ft_voter_mark_content(const ft_voter *voter, uint8_t *pending);
+void ft_voter_mark_compared(const ft_voter *voter, uint8_t *pending);
+uint32_t ft_voter_copy_pending(const ft_voter *voter, void *ram, uint8_t *pending, uint32_t first,
+                               uint32_t limit);
+
 /* Compare `pages` pages from `first` of every module with the image; returns as ft_voter_compare does. */
 int64_t ft_voter_scrub(ft_voter *voter, const ft_memory *memories, uint32_t count, uint32_t first,
                        uint32_t pages, ft_difference *found, uint32_t capacity, uint32_t *found_count);

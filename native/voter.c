@@ -409,6 +409,37 @@ uint32_t ft_voter_restore_all(ft_voter *v, void *ram)
     return atomic_load(&v->pages_differing);
 }
 
+/* ---- Bringing a module in while the others run ---- */
+
+void ft_voter_mark_content(const ft_voter *v, uint8_t *pending)
+{
+    memcpy(pending, v->verified, v->ram_pages);
+}
+
+void ft_voter_mark_compared(const ft_voter *v, uint8_t *pending)
+{
+    for (uint32_t i = 0; i < v->page_count; i++)
+        pending[v->pages[i]] = 1;
+}
+
+uint32_t ft_voter_copy_pending(const ft_voter *v, void *ram, uint8_t *pending, uint32_t first, uint32_t limit)
+{
+    uint32_t page = first;
+
+    while (page < v->ram_pages && limit) {
+        const uint8_t *next = memchr(pending + page, 1, v->ram_pages - page);
+
+        if (!next)
+            return v->ram_pages;
+        page = (uint32_t)(next - pending);
+        memcpy((unsigned char *)ram + (uint64_t)page * PAGE_BYTES, v->image + (uint64_t)page * PAGE_BYTES,
+               PAGE_BYTES);
+        pending[page++] = 0;
+        limit--;
+    }
+    return page;
+}
+
 /* ---- The image as a whole ---- */
 
 int ft_voter_write(ft_voter *v, uint64_t offset, const void *data, uint64_t bytes)
