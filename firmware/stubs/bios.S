@@ -1037,11 +1037,36 @@ wrap_key:
 	movw KEY_START, %bx
 1:	ret
 
+/* AH = the scan code of the key that makes character AL, 0 if there is none. Terminals send other codes for some. */
+find_scan_code:
+	cmpb $0x0a, %al
+	jne 1f
+	movb $0x0d, %al
+1:	cmpb $0x7f, %al
+	jne 2f
+	movb $0x08, %al
+2:	pushw %es
+	pushw %cs
+	popw %es
+	movw $keys, %di
+	movw $2 * (keys_end - keys), %cx
+	movb $0, %ah
+	repne scasb
+	popw %es
+	jne 4f
+	leaw -1 - keys(%di), %di
+	cmpw $keys_end - keys, %di
+	jb 3f
+	subw $keys_end - keys, %di
+3:	movw %di, %cx
+	movb %cl, %ah
+4:	ret
+
 /* AX = the first key in the buffer, BX = its place; zero flag: there is none. */
 next_key:
 	call serial_poll
 	jz 1f
-	xorb %ah, %ah
+	call find_scan_code
 	call put_key
 1:	movw KEY_HEAD, %bx
 	movw (%bx), %ax

@@ -5,6 +5,7 @@ INT 13h reads. As much of the image as conventional memory holds is loaded behin
 that were written to be loaded whole.
 """
 
+from ftvm.boot.elf import ELF_MAGIC
 from ftvm.boot.firmware import SECTOR_BYTES, Disk, Entry
 from ftvm.boot.image import Image
 from ftvm.boot.job import Job
@@ -25,7 +26,8 @@ _HARD_DISK = (16, 63)
 
 def matches(image: Image) -> bool:
     """Whole sectors, the first with the signature 55 AA."""
-    return len(image.data) % SECTOR_BYTES == 0 and image.data[510:512] == b"\x55\xaa"
+    data = image.data
+    return len(data) % SECTOR_BYTES == 0 and data[510:512] == b"\x55\xaa" and not data.startswith(ELF_MAGIC)
 
 
 def load(job: Job) -> Entry:

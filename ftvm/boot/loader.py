@@ -29,14 +29,16 @@ _ALL = frozenset({_COMMAND_LINE, _INITRD, _MODULES})
 
 PROTOCOLS = (
     Protocol("linux", linux.matches, linux.load, _ALL - {_MODULES}),
+    Protocol("flat", flat.matches, flat.load, frozenset()),
     Protocol("multiboot2", multiboot2.matches, multiboot2.load, _ALL),
     Protocol("multiboot1", multiboot1.matches, multiboot1.load, _ALL),
     Protocol("pvh", pvh.matches, pvh.load, _ALL),
     Protocol("elf64", plain.matches64, plain.load, _ALL - {_MODULES}),
     Protocol("elf32", plain.matches32, plain.load, _ALL - {_MODULES}),
-    Protocol("flat", flat.matches, flat.load, frozenset()),
 )
-"""In the order in which an image is offered to them: those that say more about themselves come first."""
+"""In the order in which an image is offered to them. Boot sectors come before multiboot: what boots a disk may be
+followed by a multiboot kernel on it (GRUB is one), and is meant.
+"""
 
 KINDS = tuple(protocol.kind for protocol in PROTOCOLS)
 

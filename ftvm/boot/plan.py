@@ -19,7 +19,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class BootPlan:
-    """A start state. ``kind`` names the protocol: linux, multiboot2, multiboot1, pvh, elf64, elf32, flat.
+    """A start state. ``kind`` names the protocol: linux, flat, multiboot2, multiboot1, pvh, elf64, elf32.
 
     ``cs``:``ip`` is a real-mode address (base = cs * 16); ``registers`` holds initial general registers by lower-case
     name (``rdx``: boot drive, for example), all others are zero. ``symbols`` maps names to addresses for the debugger.

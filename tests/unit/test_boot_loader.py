@@ -88,6 +88,12 @@ def test_a_kernel_that_follows_several_protocols_can_be_booted_by_each(tmp_path:
     assert boot(tmp_path, image).kind == "multiboot2"
 
 
+def test_a_disk_with_a_multiboot_kernel_on_it_is_booted_through_its_boot_sector(tmp_path: Path) -> None:
+    disk = boot_sector() + (multiboot1_header(0, MIB, MIB, 0, 0, MIB + 32) + CODE).ljust(1024, b"\0")
+    assert boot(tmp_path, disk).kind == "flat"
+    assert boot(tmp_path, disk, protocol="multiboot1").kind == "multiboot1"
+
+
 def test_a_protocol_that_the_image_does_not_follow_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnusableFile, match="is no multiboot1 image"):
         boot(tmp_path, bzimage(), protocol="multiboot1")
