@@ -45,6 +45,7 @@ struct ft_voter {
     atomic_uint chunks_left;
     atomic_uint chunks_done;
     atomic_uint pages_differing;
+    atomic_int spins;
 
     pthread_t *helpers;
     uint32_t helper_count;
@@ -89,8 +90,9 @@ static void *help(void *voter)
 
     while (!closing) {
         take_chunks(v);
-        /* The next job often follows at once: commit after compare. */
-        for (int i = 0; i < SPINS && !atomic_load_explicit(&v->chunks_left, memory_order_relaxed); i++)
+        /* A commit follows a comparison at once; after it, the modules need this core. */
+        for (int i = 0;
+             i < atomic_load(&v->spins) && !atomic_load_explicit(&v->chunks_left, memory_order_relaxed); i++)
             relax();
         pthread_mutex_lock(&v->lock);
         v->sleepers++;
@@ -103,7 +105,8 @@ static void *help(void *voter)
     return NULL;
 }
 
-static void do_together(ft_voter *v, page_work *work, uint32_t items)
+/* `spins`: how long a helper that is done looks for the next job before it sleeps. */
+static void do_together(ft_voter *v, page_work *work, uint32_t items, int spins)
 {
     uint32_t chunks = (items + CHUNK_PAGES - 1) / CHUNK_PAGES;
 
@@ -113,6 +116,7 @@ static void do_together(ft_voter *v, page_work *work, uint32_t items)
     }
     v->work = work;
     v->items = items;
+    atomic_store(&v->spins, spins);
     atomic_store(&v->chunks_done, 0);
     atomic_store(&v->chunks_left, chunks);
     pthread_mutex_lock(&v->lock);
@@ -313,7 +317,7 @@ int64_t ft_voter_compare(ft_voter *v, const ft_memory *memories, uint32_t count,
         v->page_count = 0;
         return bad_list;
     }
-    do_together(v, stage_and_compare, v->page_count);
+    do_together(v, stage_and_compare, v->page_count, SPINS);
     differing = atomic_load(&v->pages_differing);
     for (uint32_t i = 0; differing && i < v->page_count && *found_count < capacity; i++) {
         const unsigned char *truth = v->staged + (uint64_t)i * PAGE_BYTES;
@@ -335,7 +339,7 @@ static void fold(ft_voter *v, uint32_t first, uint32_t end)
 
 void ft_voter_commit(ft_voter *v)
 {
-    do_together(v, fold, v->page_count);
+    do_together(v, fold, v->page_count, 0);
     if (v->page_count > STAGED_PAGES_KEPT)
         madvise(v->staged, (size_t)v->page_count * PAGE_BYTES, MADV_DONTNEED);
 }
@@ -366,7 +370,7 @@ int64_t ft_voter_scrub(ft_voter *v, const ft_memory *memories, uint32_t count, u
     end = v->ram_pages - first < pages ? v->ram_pages : first + pages;
     begin(v, memories, count);
     v->scrub_first = first;
-    do_together(v, scrub, end - first);
+    do_together(v, scrub, end - first, 0);
     differing = atomic_load(&v->pages_differing);
     for (uint32_t page = first; differing && page < end && *found_count < capacity; page++) {
         const unsigned char *truth = v->image + (uint64_t)page * PAGE_BYTES;
@@ -405,7 +409,7 @@ uint32_t ft_voter_restore_all(ft_voter *v, void *ram)
 {
     v->restoring = ram;
     atomic_store(&v->pages_differing, 0);
-    do_together(v, restore_differing, v->ram_pages);
+    do_together(v, restore_differing, v->ram_pages, 0);
     return atomic_load(&v->pages_differing);
 }
 

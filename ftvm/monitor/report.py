@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import capstone
-
 from ftvm.module.link import Report
 from ftvm.module.registers import register
 from ftvm.monitor.compare import Difference, Divergence, Value
@@ -32,6 +30,8 @@ def _code_bits(arch: bytes) -> int:
 
 def disassemble(arch: bytes, ram: memoryview) -> list[str]:
     """The next instructions at CS:RIP of ``arch``, as code stands in ``ram``: address, bytes, mnemonic, operands."""
+    import capstone  # 60 ms that only a divergence is worth
+
     bits = _code_bits(arch)
     mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
     address = _RIP.of(arch) + (0 if bits == 64 else _CS_BASE.of(arch))
