@@ -1,0 +1,340 @@
+"""A disk made of legs, as the monitor uses it: requests in flight, completions, and the operator's commands.
+
+One thread, the monitor's, calls everything here. ``submit`` and the operator's methods never wait for a leg. Whenever
+``fileno()`` can be read, or ``deadline_s()`` has come, call ``poll``: completions and events arrive from within it.
+"""
+
+import select
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftvm.errors import FtvmError, HostError, UsageError
+from ftvm.storage.array import Place
+from ftvm.storage.events import Event, LegState
+from ftvm.storage.faulty import Fault, FaultyFile
+from ftvm.storage.host import Buffer
+from ftvm.storage.leg import Leg, LegFailed, Reason
+from ftvm.storage.metadata import Superblock
+from ftvm.storage.regions import REGION_BYTES, RegionSet, region_count
+from ftvm.storage.request import Completion, DiskError, Operation, Request
+from ftvm.storage.resync import Resync
+from ftvm.storage.scrub import Scrub, ScrubReport
+from ftvm.storage.volume import Volume
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A leg that comes back. ``lacking``: regions in which it may differ, by its own account. ``stranger``: it is not
+    the file that left, or an old copy of it."""
+
+    leg: Leg
+    lacking: RegionSet
+    stranger: bool
+
+
+Reopen = Callable[[Path, Superblock, bytes], Reopened]
+"""Opens and checks the files of a leg; raises FtvmError or OSError. Called on the worker's thread."""
+
+
+@dataclass(frozen=True)
+class LegStatus:
+    """One leg, for people and for ``--json``. ``dirty_bytes`` are still to be copied to it; ``progress`` is 0 to 1."""
+
+    index: int
+    path: str
+    state: LegState
+    reason: str
+    faults: dict[Reason, int]
+    dirty_bytes: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class DiskStatus:
+    """``state`` is simplex (no mirror, or one leg left), duplex, or resync. ``dirty_bytes``: marked on the medium."""
+
+    array: str
+    generation: int
+    state: str
+    size_bytes: int
+    integrity: bool
+    dirty_bytes: int
+    legs: list[LegStatus]
+
+
+class Mirror:
+    """One disk; ``open_disk`` makes it from paths. Close it: one that was not closed has, for all its next user can
+    tell, been through a crash."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        reopen: Reopen,
+        on_event: Callable[[Event], None],
+        sleep: Callable[[float | None], None] | None = None,
+    ) -> None:
+        """``sleep`` waits for workers, at most so many seconds; by default on the event descriptor."""
+        self.size_bytes = volume.size_bytes
+        self._volume = volume
+        self._array = volume.array
+        self._reopen = reopen
+        self._on_event = on_event
+        self._sleep = sleep or self._sleep_on_event
+        self._resync = Resync(volume)
+        self._scrub = Scrub(volume)
+        self._deliveries: deque[Callable[[], None]] = deque()
+        self._in_progress = 0
+        self._closing = False
+
+    # ---- the monitor's loop ----
+
+    def fileno(self) -> int:
+        """Can be read when ``poll`` has something to do."""
+        return self._array.event_fd
+
+    def deadline_s(self) -> float | None:
+        """When, on the monotonic clock, ``poll`` must be called even if nothing can be read."""
+        return self._array.next_deadline()
+
+    def poll(self) -> None:
+        """Go on with everything that can go on; deliver completions and events. Never waits."""
+        self._array.collect()
+        self._array.tasks.run()
+        while self._array.events or self._deliveries:
+            while self._array.events:
+                self._on_event(self._array.events.popleft())
+            if self._deliveries:
+                self._deliveries.popleft()()
+
+    def submit(self, request: Request) -> None:
+        """Begin a request. Any number may be in progress; those that overlap are served in the order of submission."""
+        if self._closing:
+            raise UsageError("the disk is closed", "open it again")
+        data = b""
+        if request.operation is Operation.WRITE:
+            # One copy: a guest may change its buffer meanwhile, and the legs would get different bytes.
+            data = b"".join(request.buffers)
+            if len(data) != request.size:
+                raise UsageError(f"a write of {request.size} bytes brings {len(data)}", "give as many as it says")
+        self._in_progress += 1
+        self._array.tasks.spawn(self._serve(request, data))
+        self._array.tasks.run()
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """For those without a loop of their own: poll until ``until()``."""
+        self.poll()
+        while not until():
+            deadline = self.deadline_s()
+            self._sleep(None if deadline is None else max(0.0, deadline - self._array.clock()))
+            self.poll()
+
+    # ---- the operator ----
+
+    def pull(self, leg: int) -> None:
+        """Take a leg out of service. Raises UsageError for the last one in sync."""
+        place = self._place(leg)
+        if not place.in_service:
+            return
+        if self._array.is_last(place):
+            raise UsageError(f"leg {leg} is the only one in sync", "bring the other one back first")
+        self._array.take_out(place, LegState.OFFLINE, LegFailed(Reason.PULLED, "by the operator"))
+        self._array.tasks.run()
+
+    def insert(self, leg: int, on_done: Callable[[FtvmError | None], None]) -> None:
+        """Bring a leg back; ``on_done`` is told, from within ``poll``, that it gets all writes again, or why not.
+
+        ``resync_step`` then copies what it lacks. A file that is not there is created, and copied in full.
+        """
+        place = self._place(leg)
+        if place.in_service:
+            self._answer(on_done, UsageError(f"leg {leg} is in service", "pull it first"))
+        elif place.worker is not None and place.worker.alive():
+            busy = f"leg {leg} has not yet ended what it was doing when it left service"
+            self._answer(on_done, HostError(busy, "try again when the host has given up on it"))
+        else:
+            self._array.start(place)
+            self._in_progress += 1
+            self._array.tasks.spawn(self._insert(place, on_done))
+            self._array.tasks.run()
+
+    def resync_step(self, budget_bytes: int) -> bool:
+        """Copy up to so many bytes to legs that are being brought back, beside the requests of the guest.
+
+        Returns at once, and begins nothing while the step before is in progress. False: there is nothing to copy.
+        """
+        if not self._resync.wanted():
+            return False
+        self._resync.step(budget_bytes)
+        self._array.tasks.run()
+        return True
+
+    def scrub_step(self, budget_bytes: int) -> ScrubReport | None:
+        """Compare so many more bytes of all legs in sync, beside the requests of the guest; at the end of a pass, its
+        report.
+
+        Returns at once, and begins nothing while the step before is in progress.
+        """
+        report = self._scrub.step(budget_bytes)
+        self._array.tasks.run()
+        return report
+
+    @property
+    def scrub_position(self) -> int:
+        """How many bytes the present pass has compared."""
+        return self._scrub.position
+
+    def inject(self, leg: int, fault: Fault) -> None:
+        """Let a leg go wrong, from the next operation on. Raises UsageError for one that is not in service."""
+        inner = self._place(leg).leg
+        if inner is None:
+            raise UsageError(f"leg {leg} is not in service", "insert it first")
+        inner.interpose(lambda file: FaultyFile(file, fault))
+
+    def status(self) -> DiskStatus:
+        superblock = self._array.superblock
+        if any(not place.in_sync for place in self._array.in_service()):
+            state = "resync"
+        else:
+            state = "duplex" if len(self._array.in_sync()) > 1 else "simplex"
+        return DiskStatus(
+            array=superblock.array.hex(),
+            generation=superblock.generation,
+            state=state,
+            size_bytes=self.size_bytes,
+            integrity=superblock.integrity,
+            dirty_bytes=self._bytes(self._array.intents.marked),
+            legs=[self._leg_status(place) for place in self._array.places],
+        )
+
+    def close(self) -> None:
+        """Finish what was submitted, sync, and leave every leg in good order. Blocks.
+
+        Raises HostError when the last leg could not be left so; it is closed all the same.
+        """
+        self._closing = True
+        self.wait(lambda: not (self._in_progress or self._resync.busy or self._scrub.busy))
+        error = self._complete(self._volume.finish())
+        self._release()
+        if error is not None:
+            raise HostError(f"the disk could not be closed in good order: {error}", "look at it: ftvm disk check")
+
+    def begin(self) -> None:
+        """Put on record that the disk is in use, before anything else. Blocks. Raises HostError, and is closed then."""
+        error = self._complete(self._volume.begin())
+        if error is not None:
+            self._release()
+            raise HostError(f"the disk could not be opened: {error}", "look at it: ftvm disk check")
+
+    def _complete(self, work: Coroutine[Any, Any, None]) -> DiskError | None:
+        ends: list[DiskError | None] = []
+
+        async def run() -> None:
+            try:
+                await work
+            except DiskError as error:
+                ends.append(error)
+            else:
+                ends.append(None)
+
+        self._array.tasks.spawn(run())
+        self._array.tasks.run()
+        self.wait(lambda: bool(ends))
+        return ends[0]
+
+    def _release(self) -> None:
+        """Close the files of all legs in service."""
+        for place in self._array.in_service():
+            assert place.worker is not None and place.leg is not None
+            place.worker.abandon(place.leg.close)
+            place.worker.join()
+
+    # ---- tasks ----
+
+    async def _serve(self, request: Request, data: bytes) -> None:
+        try:
+            completion = Completion(await self._perform(request, data), None)
+        except DiskError as error:
+            completion = Completion(b"", error)
+        self._in_progress -= 1
+        self._deliver(lambda: request.on_done(completion))
+
+    async def _perform(self, request: Request, data: bytes) -> Buffer:
+        offset, size = request.offset, request.size
+        if offset < 0 or size < 0 or offset + size > self.size_bytes:
+            raise DiskError(f"{size} bytes at {offset} are not inside the disk")
+        if request.operation is Operation.FLUSH:
+            await self._volume.flush()
+        elif size:
+            match request.operation:
+                case Operation.READ:
+                    return await self._volume.read(offset, size)
+                case Operation.WRITE:
+                    await self._volume.write(offset, data)
+                case Operation.DISCARD:
+                    await self._volume.zero(offset, size, punch=True)
+                case Operation.WRITE_ZEROES:
+                    await self._volume.zero(offset, size, punch=False)
+        return b""
+
+    async def _insert(self, place: Place, on_done: Callable[[FtvmError | None], None]) -> None:
+        superblock = self._array.superblock
+        assert place.worker is not None
+        reopened = await self._array.alone(place, lambda: self._reopen(place.path, superblock, place.leg_id))
+        error: FtvmError | None = None
+        if isinstance(reopened, Reopened):
+            try:
+                self._array.enter(place, reopened.leg, reopened.lacking)
+                await self._volume.prepare(place, stranger=reopened.stranger)
+            except DiskError as failure:
+                error = HostError(f"leg {place.index} cannot be brought back: {failure}")
+        else:
+            place.worker.abandon(lambda: None)
+            if isinstance(reopened, FtvmError):
+                error = reopened
+            else:
+                error = HostError(f"leg {place.index} cannot be opened: {reopened}", "put its file back in place")
+        self._in_progress -= 1
+        self._answer(on_done, error)
+
+    # ---- small things ----
+
+    def _place(self, leg: int) -> Place:
+        if not 0 <= leg < len(self._array.places):
+            raise UsageError(f"no leg {leg}", f"this disk has legs 0 to {len(self._array.places) - 1}")
+        return self._array.places[leg]
+
+    def _deliver(self, call: Callable[[], None]) -> None:
+        self._deliveries.append(call)
+        self._array.wake()
+
+    def _answer(self, on_done: Callable[[FtvmError | None], None], error: FtvmError | None) -> None:
+        self._deliver(lambda: on_done(error))
+
+    def _leg_status(self, place: Place) -> LegStatus:
+        progress = 1.0 if place.in_sync else 0.0
+        if place.in_service and place.todo_at_start:
+            progress = 1 - len(place.todo) / max(len(place.todo), place.todo_at_start)
+        return LegStatus(
+            index=place.index,
+            path=str(place.path),
+            state=self._array.state(place),
+            reason="" if place.in_service else place.reason,
+            faults=dict(place.faults),
+            dirty_bytes=self._bytes(place.todo if place.in_service else self._array.intents.missed),
+            progress=progress,
+        )
+
+    def _bytes(self, regions: RegionSet) -> int:
+        """The last region of a disk may be a short one."""
+        count = region_count(self.size_bytes)
+        short = count * REGION_BYTES - self.size_bytes
+        return len(regions) * REGION_BYTES - (short if regions.covers((count - 1, count)) else 0)
+
+    def _sleep_on_event(self, timeout_s: float | None) -> None:
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        poll.poll(None if timeout_s is None else timeout_s * 1000)

@@ -1,0 +1,75 @@
+"""Who may touch which bytes of the disk at the same time.
+
+Virtio leaves open what becomes of requests that overlap. Legs must nevertheless end up alike, and a region that is
+being copied to a returning leg must not change under the copy, so here they are served one after the other.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+
+from ftvm.storage.tasks import Future, Tasks
+
+
+@dataclass(eq=False, slots=True)
+class _Hold:
+    start: int
+    end: int
+    exclusive: bool
+    granted: Future[None]
+
+    def excludes(self, other: "_Hold") -> bool:
+        return self.start < other.end and other.start < self.end and (self.exclusive or other.exclusive)
+
+
+class Ranges:
+    """Locks on byte ranges; first come, first served where they conflict."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._held: dict[_Hold, None] = {}
+        self._waiting: dict[_Hold, None] = {}
+
+    def shared(self, offset: int, size: int) -> "Lock":
+        """Nobody writes there meanwhile. For ``async with``."""
+        return Lock(self, offset, size, exclusive=False)
+
+    def exclusive(self, offset: int, size: int) -> "Lock":
+        """Nobody else is there meanwhile. For ``async with``."""
+        return Lock(self, offset, size, exclusive=True)
+
+    async def take(self, offset: int, size: int, exclusive: bool) -> _Hold:
+        hold = _Hold(offset, offset + size, exclusive, Future(self._tasks))
+        # Also behind those that wait: a stream of reads must not keep a write out for ever.
+        if any(hold.excludes(other) for other in self._held) or any(hold.excludes(other) for other in self._waiting):
+            self._waiting[hold] = None
+            await hold.granted
+        else:
+            self._held[hold] = None
+        return hold
+
+    def give_back(self, hold: _Hold) -> None:
+        del self._held[hold]
+        earlier: list[_Hold] = []
+        for waiting in list(self._waiting):
+            if any(waiting.excludes(other) for other in self._held) or any(waiting.excludes(o) for o in earlier):
+                earlier.append(waiting)
+            else:
+                del self._waiting[waiting]
+                self._held[waiting] = None
+                waiting.granted.resolve(None)
+
+
+class Lock:
+    """A range while it is held."""
+
+    def __init__(self, ranges: Ranges, offset: int, size: int, *, exclusive: bool) -> None:
+        self._ranges = ranges
+        self._wanted = (offset, size, exclusive)
+
+    async def __aenter__(self) -> None:
+        self._hold = await self._ranges.take(*self._wanted)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ranges.give_back(self._hold)
