@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ftvm.boot import KINDS, BootPlan, load
-from ftvm.errors import FtvmError, UnusableFile, UsageError
+from ftvm.errors import FtvmError, HostError, UnusableFile, UsageError
 from ftvm.memory_map import BIOS, BIOS_BYTES, EBDA, ram_offset
 from ftvm.units import GIB, MIB
 from tests.unit.boot_images import (
@@ -225,6 +225,12 @@ def test_a_kernel_may_reach_above_4_gib_but_not_start_there(tmp_path: Path) -> N
     ):
         with pytest.raises(UnusableFile, match="4 GiB"):
             boot(tmp_path, image, ram_bytes=8 * GIB)
+
+
+def test_an_installation_without_its_boot_stubs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    with pytest.raises(HostError, match=r"boot stub .* is missing"):
+        boot(tmp_path, boot_sector())
 
 
 def test_symbols_reach_the_debugger(tmp_path: Path) -> None:
