@@ -3,7 +3,7 @@
  * From real mode to flat 32-bit protected mode, paging off, then to a kernel: the machine state that
  * Multiboot 1 (section 3.2), Multiboot 2 (section 3.3) and the x86/HVM direct boot ABI (PVH) ask for.
  *
- * The stub starts with its parameters, which ftvm/boot/stubs.py fills in; the CPU enters at offset 0x20 with
+ * The stub starts with its parameters, which ftvm/boot/firmware.py fills in; the CPU enters at offset 0x20 with
  * CS = link address / 16. The page below the stub is the stack of a kernel that does not set its own.
  */
 	.globl _start

@@ -3,7 +3,7 @@
  * From real mode to long mode with flat segments and identity-mapped memory, then to a kernel: the machine
  * state of the 64-bit entry in the Linux/x86 boot protocol (__BOOT_CS = 0x10, __BOOT_DS = 0x18).
  *
- * The stub starts with its parameters, which ftvm/boot/stubs.py fills in, page tables included; the CPU enters at
+ * The stub starts with its parameters, which ftvm/boot/firmware.py fills in, page tables included; the CPU enters at
  * offset 0x48 with CS = link address / 16. The page below the stub is the stack of a kernel that does not set its own.
  */
 	.globl _start

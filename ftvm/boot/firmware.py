@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from ftvm.boot import acpi, mptable
-from ftvm.boot.layout import EBDA_BYTES, MemoryRange, align_up, low_ram_end, lower_kib, memory_map, upper_kib
+from ftvm.boot.layout import EBDA_BYTES, MemoryRange, low_ram_end, lower_kib, memory_map, upper_kib
 from ftvm.boot.plan import Segment
 from ftvm.errors import HostError
 from ftvm.memory_map import EBDA
@@ -85,47 +85,49 @@ class Reset:
 
 def install(ram_bytes: int, entry: Entry) -> Reset:
     """Firmware for a machine of ``ram_bytes`` that starts ``entry``. Raises HostError when ftvm lacks its stubs."""
-    tables = bytearray()
-
-    def add(table: bytes) -> int:
-        tables.extend(bytes(align_up(len(tables), 16) - len(tables)))
-        address = TABLES + len(tables)
-        tables.extend(table)
-        return address
-
-    add(acpi.build(TABLES))
-    add(mptable.build(TABLES + align_up(len(tables), 16)))
     disk = entry.disk
     kept_bytes = low_ram_end(ram_bytes) - disk.address if disk else 0
     ranges = memory_map(ram_bytes, kept_bytes)
-    e820 = add(b"".join(e820_entry(entry) for entry in ranges))
+    tables, e820 = _tables(ranges)
 
-    handover: list[Segment] = []
-    boot_ip, boot_cs, registers = entry.ip, 0, entry.registers
+    segments: list[Segment] = []
+    registers = entry.registers
+    boot_ip, boot_cs = entry.ip, 0
     if entry.bits != 16:
-        handover = _enter32(entry) if entry.bits == 32 else _enter64(entry)
-        boot_ip, boot_cs, registers = len(_parameters(entry)), ENTRY_STUB >> 4, {}
+        stub, boot_ip = _entry_stub(entry)
+        boot_cs, registers = ENTRY_STUB >> 4, {}
+        segments.append(Segment(ENTRY_STUB, stub))
+    if entry.bits == 64:
+        segments.append(Segment(PAGE_TABLES, _identity_page_tables(PAGE_TABLES)))
+    if disk:
+        segments.append(Segment(disk.address, disk.contents))
 
     extended_kib = upper_kib(ram_bytes) - kept_bytes // KIB
     below_16m = min(extended_kib, 15 * KIB)
-    parameters = struct.pack(
-        "<HHHHHH", boot_ip, boot_cs, e820 - BIOS_CODE, len(ranges), below_16m, (extended_kib - below_16m) // 64
-    )
+    above_16m_blocks = (extended_kib - below_16m) // 64
+    parameters = struct.pack("<HHHHHH", boot_ip, boot_cs, e820 - BIOS_CODE, len(ranges), below_16m, above_16m_blocks)
     if disk:
         geometry = disk.heads, disk.sectors_per_track, disk.last_cylinder
         parameters += struct.pack("<IIHHH", disk.address, disk.sectors, *geometry)
-        handover.append(Segment(disk.address, disk.contents))
-    bios = parameters + _stub("bios")[len(parameters) :]
-    segments = (
+    segments += [
         Segment(_BDA, _bios_data_area(disk)),
         Segment(EBDA, bytes([EBDA_BYTES // KIB])),
-        *handover,
-        Segment(BIOS_CODE, bios),
-        Segment(TABLES, bytes(tables)),
+        Segment(BIOS_CODE, _stub("bios", parameters)),
+        Segment(TABLES, tables),
         # JMP FAR, the firmware's date, and the model byte of a PC/AT.
         Segment(RESET_VECTOR, struct.pack("<BHH8sxB", 0xEA, _BIOS_RESET_IP, _BIOS_CS, b"01/01/26", 0xFC)),
-    )
-    return Reset(segments, _BIOS_CS, _BIOS_START_IP, registers)
+    ]
+    return Reset(tuple(segments), _BIOS_CS, _BIOS_START_IP, registers)
+
+
+def _tables(ranges: list[MemoryRange]) -> tuple[bytes, Gpa]:
+    """What stands from TABLES on: ACPI, MP table, memory map; and the address of the last."""
+    block = bytearray(acpi.build(TABLES))
+    block.extend(bytes(-len(block) % 16))
+    block.extend(mptable.build(TABLES + len(block)))
+    e820 = Gpa(TABLES + len(block))
+    block.extend(b"".join(e820_entry(memory_range) for memory_range in ranges))
+    return bytes(block), e820
 
 
 def rsdp() -> bytes:
@@ -141,24 +143,15 @@ def e820_entry(entry: MemoryRange) -> bytes:
 _REGISTER_SUFFIXES = ("ax", "bx", "cx", "dx", "si", "di", "bp")
 
 
-def _parameters(entry: Entry) -> bytes:
-    """The block at the start of a stub: the kernel's entry point and registers; for enter64, the page tables too."""
+def _entry_stub(entry: Entry) -> tuple[bytes, int]:
+    """The stub that enters a 32- or 64-bit kernel, and the offset of its own entry, right behind its parameters.
+
+    Those are the kernel's entry point and registers; for 64 bits, the page tables too.
+    """
     prefix, layout = ("e", "<8I") if entry.bits == 32 else ("r", "<9Q")
     values = [entry.ip, *(entry.registers.get(prefix + suffix, 0) for suffix in _REGISTER_SUFFIXES)]
-    return struct.pack(layout, *values, *([PAGE_TABLES] if entry.bits == 64 else []))
-
-
-def _enter32(entry: Entry) -> list[Segment]:
-    parameters = _parameters(entry)
-    return [Segment(ENTRY_STUB, parameters + _stub("enter32")[len(parameters) :])]
-
-
-def _enter64(entry: Entry) -> list[Segment]:
-    parameters = _parameters(entry)
-    return [
-        Segment(PAGE_TABLES, _identity_page_tables(PAGE_TABLES)),
-        Segment(ENTRY_STUB, parameters + _stub("enter64")[len(parameters) :]),
-    ]
+    parameters = struct.pack(layout, *values, *([PAGE_TABLES] if entry.bits == 64 else []))
+    return _stub(f"enter{entry.bits}", parameters), len(parameters)
 
 
 def _identity_page_tables(base: int) -> bytes:
@@ -197,9 +190,10 @@ def _bios_data_area(disk: Disk | None) -> bytes:
     return bytes(area)
 
 
-def _stub(name: str) -> bytes:
-    """Guest code that the build made of firmware/stubs/NAME.S."""
+def _stub(name: str, parameters: bytes) -> bytes:
+    """Guest code that the build made of firmware/stubs/NAME.S, with its parameters filled in."""
     try:
-        return resources.files("ftvm").joinpath("firmware", "stubs", f"{name}.bin").read_bytes()
+        code = resources.files("ftvm").joinpath("firmware", "stubs", f"{name}.bin").read_bytes()
     except OSError:
         raise HostError(f"the boot stub {name} is missing from this installation", "build ftvm again") from None
+    return parameters + code[len(parameters) :]
