@@ -16,20 +16,20 @@ from pathlib import Path
 import msgspec
 
 from ftvm.boot import load
-from ftvm.boot.plan import BootPlan
 from ftvm.errors import HostError, UsageError
 from ftvm.exitcodes import ExitCode
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
 from ftvm.module.board import BoardConfig
 from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Start
 from ftvm.module.registers import register
-from ftvm.monitor.compare import Divergence
 from ftvm.monitor.console import Console
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.poller import Poller
+from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
+from ftvm.monitor.service import OnChange, Service
 from ftvm.units import GIB, MIB, PAGE_BYTES, format_size
 
 RESULT_VERSION = 1
@@ -92,7 +92,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """One module at the end of a run. ``state`` is online or failed; ``faults`` counts by kind."""
+    """One module at the end of a run. ``state`` as in ftvm/monitor/service.py; ``faults`` counts by kind."""
 
     index: int
     state: str
@@ -160,29 +160,18 @@ class RunResult:
 class Machine:
     """One guest on its modules. ``run`` once; then look at what it left.
 
-    ``on_console`` gets committed console output only, on the thread that runs the machine.
+    ``on_console`` gets committed console output only, ``on_change`` (kind of event, index of the module, one line)
+    whenever a module leaves service, had a fault, or comes back; both on the thread that runs the machine.
+    Raises UnusableFile for an image that cannot be booted, HostError when the host has not the memory.
     """
 
-    def __init__(self, config: MachineConfig, on_console: OnConsole | None = None) -> None:
+    def __init__(
+        self, config: MachineConfig, on_console: OnConsole | None = None, on_change: OnChange | None = None
+    ) -> None:
         self._config = config
-        self._console = Console(on_console)
-        self._poller = Poller()
-        self._stop = threading.Event()
-        self._faults: list[Fault] = []
-        self._handles: list[ModuleHandle] = []
-        self._image: VerifiedImage | None = None
-        self._divergence_text: str | None = None
-
-    def run(self) -> RunResult:
-        """Boot the guest and run it to its end. No process or memory outlives this call, whatever ends it.
-
-        Raises UnusableFile for an image that cannot be booted, HostError when the host refuses memory or processes,
-        EngineError when the CPU engine fails.
-        """
-        config = self._config
-        began_s = time.monotonic()
+        self._on_change = on_change or (lambda kind, module, text: None)
         _check_host_memory(config)
-        plan = load(
+        self._plan = load(
             config.image,
             initrd=config.initrd,
             append=config.append,
@@ -190,15 +179,33 @@ class Machine:
             modules=config.module_files,
             protocol=config.protocol,
         )
+        self._console = Console(on_console)
+        self._poller = Poller()
+        self._stop = threading.Event()
+        self._faults: list[Fault] = []
+        self._service: Service | None = None
+        self._image: VerifiedImage | None = None
+        self._divergence_text: str | None = None
+
+    def run(self) -> RunResult:
+        """Boot the guest and run it to its end. No process or memory outlives this call, whatever ends it.
+
+        Raises HostError when the host refuses memory or processes, EngineError when the CPU engine fails.
+        """
+        config = self._config
+        began_s = time.monotonic()
         with contextlib.ExitStack() as resources:
             resources.callback(self._poller.close)
-            image = self._image = VerifiedImage(config.memory_bytes, threads=config.modules)
+            image = self._image = VerifiedImage(config.memory_bytes, threads=max(2, config.modules))
             resources.callback(image.close)
-            for segment in plan.segments:
+            service = self._service = Service(config.modules, self._start_module, image, self._on_change)
+            resources.callback(service.close)
+            service.start()  # the processes come up while the start image is made
+            for segment in self._plan.segments:
                 image.write(segment.gpa, segment.data)
-            self._start_modules(plan, image, resources)
+            service.fill()
             lockstep = Lockstep(
-                self._handles,
+                service,
                 image,
                 self._console,
                 self._poller,
@@ -211,8 +218,8 @@ class Machine:
                 lockstep.inject(self._faults)
             ending = lockstep.run()
             wall_s = time.monotonic() - began_s
-            if lockstep.divergences:
-                self._divergence_text = explain(lockstep.divergences[-1], image)
+            if lockstep.incidents:
+                self._divergence_text = explain(lockstep.incidents[-1].divergence, image)
             return RunResult(
                 version=RESULT_VERSION,
                 outcome=ending.outcome,
@@ -221,15 +228,15 @@ class Machine:
                 sync_points=lockstep.sync_points,
                 blocks=image.position,
                 instructions=None,
-                divergences=[_divergence_report(divergence) for divergence in lockstep.divergences],
+                divergences=[_divergence_report(incident) for incident in lockstep.incidents],
                 wall_s=wall_s,
                 virtual_s=image.virtual_ns() / 1e9,
                 longest_pause_ms=lockstep.longest_pause_s * 1e3,
                 state_digest=image.digest(),
             )
 
-    def _start_modules(self, plan: BootPlan, image: VerifiedImage, resources: contextlib.ExitStack) -> None:
-        config = self._config
+    def _start_module(self, index: int) -> ModuleHandle:
+        config, plan = self._config, self._plan
         board = BoardConfig(
             ram_bytes=config.memory_bytes,
             input=config.input or b"",
@@ -238,17 +245,24 @@ class Machine:
             real_time=config.real_time,
             interactive=config.interactive,
         )
-        start = Start(plan.cs, plan.ip, plan.registers)
         # A module that waits may spin only on a core that nobody else needs: the monitor works meanwhile.
         spins = SPINS if len(os.sched_getaffinity(0)) > config.modules else 0
-        for index in range(config.modules):
-            handle = ModuleHandle(index, board, start, config.memory_bytes, spins, self._poller)
-            resources.callback(handle.close)
-            self._handles.append(handle)
-        for handle in self._handles:
-            handle.fill(image)
-        for handle in self._handles:
-            handle.await_ready()
+        module = ModuleHandle(index, config.memory_bytes, self._poller)
+        module.set_up(board, Start(plan.cs, plan.ip, plan.registers), spins)
+        return module
+
+    def pull(self, module: int) -> None:
+        """Take a module out of service, on the machine's thread. Raises UsageError when that cannot be."""
+        self._running().pull(module)
+
+    def insert(self, module: int) -> None:
+        """Begin to bring a module back, on the machine's thread. Raises UsageError when that cannot be."""
+        self._running().insert(module)
+
+    def _running(self) -> Service:
+        if self._service is None:
+            raise UsageError("the machine does not run yet")
+        return self._service
 
     def request_stop(self) -> None:
         """End the run, ``stopped`` in the state of the last sync point. From any thread, or a callback."""
@@ -289,11 +303,17 @@ class Machine:
     @property
     def modules(self) -> list[ModuleReport]:
         """The modules as they are now; also while the machine runs."""
-        return [ModuleReport(handle.index, handle.state, handle.pid, dict(handle.faults)) for handle in self._handles]
+        service = self._service
+        if service is None:
+            return []
+        return [
+            ModuleReport(slot.index, service.state_of(slot), slot.pid, dict(slot.faults), slot.restarts)
+            for slot in service.slots
+        ]
 
     @property
     def divergence_text(self) -> str | None:
-        """After a fail-stop: the report of the divergence, for people."""
+        """The report of the last divergence, for people."""
         return self._divergence_text
 
     def read_memory(self, gpa: int, size: int) -> bytes:
@@ -322,6 +342,13 @@ def _check_host_memory(config: MachineConfig) -> None:
         )
 
 
-def _divergence_report(divergence: Divergence) -> DivergenceReport:
-    first = divergence.differences[0]
-    return DivergenceReport(divergence.verified, divergence.module(), first.kind, first.where, "fail-stop", None)
+def _divergence_report(incident: Incident) -> DivergenceReport:
+    first = incident.divergence.differences[0]
+    return DivergenceReport(
+        incident.divergence.verified,
+        incident.module,
+        first.kind,
+        first.where,
+        incident.verdict,
+        incident.recovered_in_ms,
+    )

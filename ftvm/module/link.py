@@ -1,7 +1,7 @@
 """What the monitor and a module say to each other, and the mailbox (native/link.c) as either side holds it.
 
-A module inherits a ``Setup`` as a memory file and answers it over a socket. From then on commands and reports alternate
-in the mailbox; the socket stays open as long as the monitor lives.
+A module gets a ``Setup`` over a socket, after LENGTH_BYTES of its length, and answers it there. From then on commands
+and reports alternate in the mailbox; the socket stays open as long as the monitor lives.
 """
 
 from enum import IntEnum
@@ -12,6 +12,7 @@ import msgspec
 from ftvm._native import ffi, lib
 from ftvm.module.board import BoardConfig
 
+LENGTH_BYTES = 8
 ANSWER_BYTES = 65536
 """The longest SetupAnswer."""
 
@@ -73,18 +74,24 @@ class Start(msgspec.Struct, frozen=True):
     registers: dict[str, int] = {}
 
 
+class Descriptors(msgspec.Struct, frozen=True):
+    """What a module inherits beside its socket, under the same numbers."""
+
+    ram: int
+    mailbox: int
+    command_doorbell: int
+    report_doorbell: int
+
+
 class Setup(msgspec.Struct, frozen=True):
-    """All that a module is ever told about itself. Descriptors are inherited, under the same numbers."""
+    """All that a module is ever told about itself."""
 
     index: int
     ram_bytes: int
     board: BoardConfig
     start: Start
-    ram_fd: int
-    mailbox_fd: int
-    command_doorbell: int
-    report_doorbell: int
     spins: int
+    descriptors: Descriptors
 
 
 class SetupAnswer(msgspec.Struct, frozen=True):

@@ -1,10 +1,11 @@
 """A module's process: it waits for a command, does it, reports. It touches nothing but its memory and its mailbox.
 
-Started by the monitor as ``python -m ftvm.module.process SETUP SOCKET MONITOR``: the numbers of two inherited
-descriptors, a memory file with the Setup and the socket for the SetupAnswer, and the monitor's process id.
+Started by the monitor as ``python -m ftvm.module.process SOCKET MONITOR``: the number of an inherited socket, on which
+a Setup comes and a SetupAnswer goes, and the monitor's process id.
 """
 
 import mmap
+import os
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from ftvm.module import events
 from ftvm.module.board import Board, Stop, StopKind
 from ftvm.module.cpu import Cpu
 from ftvm.module.link import (
+    LENGTH_BYTES,
     CommandKind,
     Fault,
     ModuleEnd,
@@ -42,9 +44,10 @@ class Module:
         self._index = setup.index
         self._spins = setup.spins
         self._faults: list[Fault] = []
-        self._ram = mmap.mmap(setup.ram_fd, setup.ram_bytes)
-        mailbox = mmap.mmap(setup.mailbox_fd, mailbox_bytes(setup.ram_bytes))
-        self._link = ModuleEnd(mailbox, setup.ram_bytes, setup.command_doorbell, setup.report_doorbell)
+        inherited = setup.descriptors
+        self._ram = mmap.mmap(inherited.ram, setup.ram_bytes)
+        mailbox = mmap.mmap(inherited.mailbox, mailbox_bytes(setup.ram_bytes))
+        self._link = ModuleEnd(mailbox, setup.ram_bytes, inherited.command_doorbell, inherited.report_doorbell)
         self._cpu = Cpu(self._ram)
         self._cpu.set_dirty_log(self._link.written_pages, self._link.written_count)
         self._board = Board(setup.board, self._cpu)
@@ -126,17 +129,22 @@ class Module:
 def main() -> int:
     """Exit status 0 when the monitor ended first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the monitor, which ends its modules
-    setup_fd, lifeline, monitor = (int(argument) for argument in sys.argv[1:])
+    # A module that the monitor wakes must not take its core before it has woken the other modules too.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    lifeline, monitor = int(sys.argv[1]), int(sys.argv[2])
     if lib.ft_link_die_with(monitor) != 0:
         return 0
-    with open(setup_fd, "rb") as file, socket.socket(fileno=lifeline) as connection:
-        setup = _decode_setup(file.read())
-        try:
-            module = Module(setup)
-        except FtvmError as error:
-            connection.send(_encode(SetupAnswer(error.message)))
+    with socket.socket(fileno=lifeline) as connection, connection.makefile("rb") as incoming:
+        length = int.from_bytes(incoming.read(LENGTH_BYTES), "little")
+        message = incoming.read(length)
+        if not message:
             return 0
-        connection.send(_encode(SetupAnswer()))
+        try:
+            module = Module(_decode_setup(message))
+        except FtvmError as error:
+            connection.sendall(_encode(SetupAnswer(error.message)))
+            return 0
+        connection.sendall(_encode(SetupAnswer()))
         module.serve(lifeline)
     return 0
 

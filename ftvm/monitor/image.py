@@ -5,6 +5,7 @@ Its memory is private to the monitor. No module can map it, so no module can dam
 
 import contextlib
 import mmap
+import os
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,11 +91,16 @@ class VerifiedImage:
             yield page, count[0]
             page = lib.ft_voter_content(self._voter, page + count[0], count)
 
-    def fill(self, ram: Any) -> None:
-        """Copy the image into a new module's RAM (a cffi pointer), all of which is zero: only content is touched."""
-        for page, count in self._contents():
-            offset = page * PAGE_BYTES
-            ffi.memmove(ram + offset, self._address + offset, count * PAGE_BYTES)
+    def fill(self, ram_fd: int) -> None:
+        """Copy the image into a new module's RAM, a memory file of zeros: only content is touched.
+
+        By system call: the first touch of a page through a mapping costs twice as much.
+        """
+        with memoryview(self.ram) as ram:
+            for page, count in self._contents():
+                offset, end = page * PAGE_BYTES, (page + count) * PAGE_BYTES
+                while offset < end:
+                    offset += os.pwrite(ram_fd, ram[offset:end], offset)
 
     def compare(self, memories: Sequence[WrittenMemory]) -> tuple[int, list[ByteRun]]:
         """Compare every page that any module wrote: how many differ, and the first differing runs.
@@ -139,6 +145,30 @@ class VerifiedImage:
         self.board = report.board
         self.position = report.position
 
+    def compared_pages(self) -> list[int]:
+        """Numbers of the pages that the last comparison looked at."""
+        pages = lib.ft_voter_pages(self._voter, self._run_count)
+        return list(pages[0 : self._run_count[0]])
+
+    def restore(self, ram: Any, everywhere: bool) -> None:
+        """Put a module's RAM back to the image: the pages that the last comparison looked at, or all that differ."""
+        if everywhere:
+            lib.ft_voter_restore_all(self._voter, ram)
+        else:
+            lib.ft_voter_restore(self._voter, ram)
+
+    def mark_content(self, pending: Any) -> None:
+        """Set a byte (``uint8_t *``, one per page) for each page that holds more than zeros."""
+        lib.ft_voter_mark_content(self._voter, pending)
+
+    def mark_compared(self, pending: Any) -> None:
+        """The same for each page that the last comparison looked at."""
+        lib.ft_voter_mark_compared(self._voter, pending)
+
+    def copy_pending(self, ram: Any, pending: Any, first: int, limit: int) -> int:
+        """Copy up to ``limit`` marked pages from page ``first`` into a module's RAM; returns where to go on."""
+        return int(lib.ft_voter_copy_pending(self._voter, ram, pending, first, limit))
+
     def virtual_ns(self) -> int:
         """Virtual time since reset."""
         return self.position * NS_PER_BLOCK + (_SKIPPED.of(self.arch) if self.arch else 0)
@@ -148,12 +178,9 @@ class VerifiedImage:
         state = xxhash.xxh3_128(self.arch)
         state.update(len(self.board).to_bytes(8, "little"))
         state.update(self.board)
-        view = memoryview(self.ram)
-        try:
+        with memoryview(self.ram) as ram:
             for page, count in self._contents():
                 state.update(page.to_bytes(8, "little"))
                 state.update(count.to_bytes(8, "little"))
-                state.update(view[page * PAGE_BYTES : (page + count) * PAGE_BYTES])
-        finally:
-            view.release()
+                state.update(ram[page * PAGE_BYTES : (page + count) * PAGE_BYTES])
         return str(state.hexdigest())

@@ -10,14 +10,18 @@ from ftvm.errors import EngineError
 from ftvm.module import events
 from ftvm.module.board import StopKind
 from ftvm.module.events import ConsoleOut, GuestExit, Input, PowerOff, ResetRequest, StopText, TimePassed
-from ftvm.module.link import CommandKind, Fault, Report
-from ftvm.monitor.compare import Difference, Divergence, compare
+from ftvm.module.link import CommandKind, Fault, Snapshot
+from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
-from ftvm.monitor.deadline import Deadline
-from ftvm.monitor.image import VerifiedImage, WrittenMemory
-from ftvm.monitor.module_handle import ModuleHandle, ModuleLost
+from ftvm.monitor.epoch import Epoch, EpochRunner, Result
+from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.poller import Poller
+from ftvm.monitor.recovery import FailStop, Incident, Recovery
+from ftvm.monitor.service import Service
 from ftvm.monitor.timekeeping import RealTime
+
+RESYNC_EPOCH_BLOCKS = 100_000
+"""Epochs at the end of a resync: the shorter, the less has changed that must be copied in the pause of joining."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class _Ended(Exception):
 
 
 class Lockstep:
-    """Drives modules, which are ready and stand at the start image, from sync point to sync point.
+    """Drives the modules in service, which stand at the start image, from sync point to sync point.
 
     The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. With ``real_time``
     an idle guest waits for the wall clock.
@@ -48,7 +52,7 @@ class Lockstep:
 
     def __init__(
         self,
-        modules: list[ModuleHandle],
+        service: Service,
         image: VerifiedImage,
         console: Console,
         poller: Poller,
@@ -58,7 +62,7 @@ class Lockstep:
         until_s: float | None,
         real_time: bool,
     ) -> None:
-        self._modules = modules
+        self._service = service
         self._image = image
         self._console = console
         self._poller = poller
@@ -66,89 +70,62 @@ class Lockstep:
         self._stop = stop
         self._until_s = until_s
         self._clock = RealTime() if real_time else None
-        self._deadline = Deadline()
-        self._epoch_began_s = 0.0
-        self._stopped_s = 0.0
+        self._runner = EpochRunner(self._wait)
+        self._recovery = Recovery(image, self._runner, service, self._note)
+        self._stopped_s: float | None = None
         self.sync_points = 0
         self.longest_pause_s = 0.0
-        self.divergences: list[Divergence] = []
+        self.incidents: list[Incident] = []
         self.input_log: list[tuple[int, bytes]] = []
         """(position, encoded inputs): with the start image, all that this run depends on."""
 
     def inject(self, faults: list[Fault]) -> None:
         """Tell all modules of faults that one of them is to have. Between two epochs only."""
-        self._post(CommandKind.INJECT, 0, msgspec.msgpack.encode(faults))
-        self._await_reports()
+        self._runner.command(self._service.in_service, CommandKind.INJECT, payload=msgspec.msgpack.encode(faults))
 
     def run(self) -> Ending:
-        """Until the guest ends, somebody ends it, or the modules cannot go on. Raises EngineError."""
+        """Until the guest ends, somebody ends it, or the modules cannot go on. Raises EngineError, HostError."""
         try:
-            self._begin_epoch([], target=0)  # the first sync point: do all modules start alike?
+            self._commit(self._agree(Epoch(0)))  # the first sync point: do all modules start alike?
             while True:
-                try:
-                    reports, memories = self._await_reports()
-                    divergence = compare(self._image, reports, memories)
-                    if divergence is None:
-                        self._commit(reports[0])
-                        self._begin_epoch(self._inputs(reports[0]))
-                except ModuleLost as lost:
-                    divergence = self._absence(lost)
-                if divergence is not None:
-                    self._recover(divergence)
+                self._attend()
+                self._commit(self._agree(self._next_epoch()))
         except _Ended as end:
             return end.ending
+        except FailStop:
+            return Ending("fail-stop")
 
-    def _begin_epoch(self, inputs: list[Input], target: int | None = None) -> None:
+    def _next_epoch(self) -> Epoch:
+        inputs = self._inputs()
         position = self._image.position
         payload = events.encode(inputs) if inputs else b""
         if inputs:
             self.input_log.append((position, payload))
-        if target is None:  # input that was too long for one command enters at one position all the same
-            target = position if self._console.pending() else position + self._epoch_blocks
-        self._post(CommandKind.RUN, target, payload)
-        if self.sync_points > 1:
-            self.longest_pause_s = max(self.longest_pause_s, self._epoch_began_s - self._stopped_s)
+        if self._console.pending():  # input that was too long for one command enters at one position all the same
+            return Epoch(position, payload)
+        joining = self._service.resync is not None and self._service.resync.nearly_done()
+        return Epoch(
+            position + (min(RESYNC_EPOCH_BLOCKS, self._epoch_blocks) if joining else self._epoch_blocks), payload
+        )
 
-    def _post(self, kind: CommandKind, target: int, payload: bytes) -> None:
-        for module in self._modules:
-            module.post(kind, target, payload)
-        self._epoch_began_s = time.monotonic()
-
-    def _await_reports(self) -> tuple[list[Report], list[WrittenMemory]]:
-        """Raises ModuleLost when a module is dead, hangs or reports what cannot be."""
-        waiting = self._modules
-        first_done_s: float | None = None
-        while waiting := [module for module in waiting if not module.reported()]:
-            elapsed_s = time.monotonic() - self._epoch_began_s
-            if first_done_s is None and len(waiting) < len(self._modules):
-                first_done_s = elapsed_s
-            limit_s = self._deadline.limit_s(first_done_s)
-            if elapsed_s > limit_s:
-                raise ModuleLost(waiting[0], "hang", f"no report for {elapsed_s:.1f} s")
-            self._wait(limit_s - elapsed_s)
-        self._stopped_s = time.monotonic()
-        self._deadline.observe(self._stopped_s - self._epoch_began_s)
+    def _agree(self, epoch: Epoch) -> Result:
+        """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
+        attempt = self._runner.run(self._service.in_service, epoch)
+        if self._stopped_s is not None:
+            self.longest_pause_s = max(self.longest_pause_s, self._runner.began_s - self._stopped_s)
+        self._stopped_s = self._runner.ended_s if self.sync_points else None
         self._wait(0)  # short epochs never sleep: look at the terminal here
-        collected = [module.collect() for module in self._modules]
-        return [report for report, _ in collected], [memory for _, memory in collected]
+        divergence = compare(self._image, attempt.reports, attempt.memories) if attempt.results else None
+        if divergence is None and not attempt.losses:
+            return attempt.results[0]
+        return self._recovery.settle(epoch, attempt, divergence)
 
-    def _wait(self, timeout_s: float | None) -> None:
-        """Sleep until something happens. Raises _Ended when the run was told to end, ModuleLost for a dead module."""
-        if self._until_s is not None:
-            left_s = self._until_s - time.monotonic()
-            timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
-        self._poller.wait(timeout_s)
-        if self._stop.is_set():
-            raise _Ended(Ending("stopped"))
-        if self._until_s is not None and time.monotonic() >= self._until_s:
-            raise _Ended(Ending("timeout"))
-        for module in self._modules:
-            if not module.alive:
-                raise ModuleLost(module, "death", module.cause_of_death())
-
-    def _commit(self, report: Report) -> None:
+    def _commit(self, result: Result) -> None:
         """Everything that all modules agree on becomes verified, and leaves. Raises _Ended when it says so."""
+        report = self._report = result.report
         self._image.commit(report)
+        if self._service.resync is not None:
+            self._service.resync.committed()
         self.sync_points += 1
         ending: Ending | None = None
         for output in events.decode_outputs(report.outputs):
@@ -168,39 +145,74 @@ class Lockstep:
         if ending is not None:
             raise _Ended(ending)
 
-    def _inputs(self, report: Report) -> list[Input]:
+    # ---- between epochs ----
+
+    def _attend(self) -> None:
+        """At a sync point: modules that return are taken in, and others sent for."""
+        resync = self._service.resync
+        if resync is None:
+            self._service.bring_back()
+        elif not resync.module.alive:
+            self._service.lose_returning()
+        elif resync.can_join():
+            self._join()
+
+    def _join(self) -> None:
+        """The module of the resync becomes one of those in service. All of them go on with cold TLBs."""
+        resync = self._service.resync
+        assert resync is not None
+        resync.finish()
+        snapshot = msgspec.msgpack.encode(Snapshot(self._image.arch, self._image.board))
+        if self._runner.command([resync.module], CommandKind.LOAD, payload=snapshot).losses:
+            self._service.lose_returning()
+            return
+        flushed = self._runner.command(self._service.in_service, CommandKind.FLUSH_TLB)
+        for loss in flushed.losses:  # found again, and settled, in the epoch that follows
+            loss.module.kill()
+        self._service.seat_returned()
+
+    def _inputs(self) -> list[Input]:
         """What enters all modules at this sync point; a guest that has nothing to do waits for it here."""
         inputs: list[Input] = []
-        if report.stop == StopKind.IDLE:
-            inputs += self._idle(report.wake_ns)
-            self._stopped_s = time.monotonic()
+        if self._report.stop == StopKind.IDLE:
+            inputs += self._idle(self._report.wake_ns)
+            self._stopped_s = None
         return inputs + self._console.take()
 
     def _idle(self, wake_ns: int) -> list[Input]:
-        """Wait until input comes or the timer event at ``wake_ns``, if not 0, is due."""
+        """Wait until input comes or the timer event at ``wake_ns``, if not 0, is due, or a module needs attention."""
         if self._clock is None:
-            while not wake_ns and not self._console.pending():
+            while not wake_ns and not self._disturbed():
                 self._wait(None)
             return []  # the modules let virtual time jump by themselves
         virtual_ns = self._image.virtual_ns()
-        while not self._console.pending():
+        while not self._disturbed():
             now_ns = self._clock.now_ns(virtual_ns)
             if wake_ns and now_ns >= wake_ns:
                 return [TimePassed(wake_ns)]
             self._wait((wake_ns - now_ns) / 1e9 if wake_ns else None)
         return [TimePassed(self._clock.now_ns(virtual_ns))]
 
-    def _absence(self, lost: ModuleLost) -> Divergence:
-        values = tuple(lost.how if module is lost.module else "sound" for module in self._modules)
-        difference = Difference(lost.kind, f"module {lost.module.index}", values)
-        return Divergence(
-            self._image.position, (difference,), tuple(None for _ in self._modules), 0, self._modules.index(lost.module)
+    def _disturbed(self) -> bool:
+        resync = self._service.resync
+        return (
+            self._console.pending()
+            or not all(module.alive for module in self._service.in_service)
+            or (resync is not None and (not resync.module.alive or resync.can_join()))
         )
 
-    def _recover(self, divergence: Divergence) -> None:
-        """The one place that decides what becomes of a machine whose modules do not agree: it stops."""
-        self.divergences.append(divergence)
-        culprit = divergence.module()
-        if culprit is not None:
-            self._modules[culprit].charge(divergence.differences[0].kind)
-        raise _Ended(Ending("fail-stop"))
+    def _wait(self, timeout_s: float | None) -> None:
+        """Sleep until something happens; work on a resync meanwhile. Raises _Ended when the run was told to end."""
+        if self._until_s is not None:
+            left_s = self._until_s - time.monotonic()
+            timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
+        resync = self._service.resync
+        busy = resync is not None and resync.module.alive and timeout_s != 0 and resync.copy_slice()
+        self._poller.wait(0 if busy else timeout_s)
+        if self._stop.is_set():
+            raise _Ended(Ending("stopped"))
+        if self._until_s is not None and time.monotonic() >= self._until_s:
+            raise _Ended(Ending("timeout"))
+
+    def _note(self, incident: Incident) -> None:
+        self.incidents.append(incident)

@@ -4,11 +4,13 @@ import contextlib
 import fcntl
 import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,7 +20,9 @@ from ftvm.errors import EngineError, HostError
 from ftvm.module.board import BoardConfig
 from ftvm.module.link import (
     ANSWER_BYTES,
+    LENGTH_BYTES,
     CommandKind,
+    Descriptors,
     LinkFault,
     MonitorEnd,
     Report,
@@ -68,25 +72,23 @@ def _environment() -> dict[str, str]:
 
 
 class ModuleHandle:
-    """Starts its process at once. ``await_ready`` before the first command, ``close`` in any case.
+    """Starts the process at once, so that it comes up while the start image is made.
 
-    Raises HostError when the host refuses memory, descriptors or a process.
+    Then ``set_up``, ``await_ready``, commands; ``close`` in any case. Raises HostError when the host refuses memory,
+    descriptors or a process.
     """
 
-    def __init__(
-        self, index: int, board: BoardConfig, start: Start, ram_bytes: int, spins: int, poller: Poller
-    ) -> None:
+    def __init__(self, index: int, ram_bytes: int, poller: Poller) -> None:
         self.index = index
         self.alive = True
-        self.state = "online"
-        self.faults: dict[str, int] = {}
+        self._ready = False
         with contextlib.ExitStack() as resources:
 
             def keep(fd: int) -> int:
                 resources.callback(os.close, fd)
                 return fd
 
-            ram_fd = keep(_memory_file(f"ftvm-ram-{index}", ram_bytes))
+            ram_fd = self._ram_fd = keep(_memory_file(f"ftvm-ram-{index}", ram_bytes))
             mailbox_fd = keep(_memory_file(f"ftvm-mailbox-{index}", mailbox_bytes(ram_bytes)))
             self._last_words = keep(_memory_file(f"ftvm-stderr-{index}", LAST_WORDS_BYTES))
             command_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
@@ -96,14 +98,11 @@ class ModuleHandle:
             mailbox = resources.enter_context(mmap.mmap(mailbox_fd, mailbox_bytes(ram_bytes)))
             self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell)
 
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             resources.enter_context(self._socket)
-            setup = Setup(
-                index, ram_bytes, board, start, ram_fd, mailbox_fd, command_doorbell, self._report_doorbell, spins
-            )
+            self._descriptors = Descriptors(ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
             with theirs:
-                inherited = (theirs.fileno(), ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
-                self._process = self._spawn(setup, inherited)
+                self._process = self._spawn(theirs.fileno())
             resources.callback(self._reap)
             self._pidfd = keep(os.pidfd_open(self._process.pid))
             poller.watch(self._pidfd, self._died)
@@ -113,26 +112,19 @@ class ModuleHandle:
             self._poller = poller
             self._resources = resources.pop_all()
 
-    def _spawn(self, setup: Setup, inherited: tuple[int, ...]) -> "subprocess.Popen[bytes]":
-        """``inherited``: the module's end of the socket first, then the descriptors that ``setup`` names."""
-        encoded = _encode(setup)
-        setup_fd = _memory_file(f"ftvm-setup-{self.index}", len(encoded))
-        os.pwrite(setup_fd, encoded, 0)
-        arguments = (str(number) for number in (setup_fd, inherited[0], os.getpid()))
+    def _spawn(self, their_socket: int) -> "subprocess.Popen[bytes]":
         try:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", "ftvm.module.process", *arguments],
+                [sys.executable, "-P", "-m", "ftvm.module.process", str(their_socket), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._last_words,
                 stderr=self._last_words,
-                pass_fds=(setup_fd, *inherited),
+                pass_fds=(their_socket, *msgspec.structs.astuple(self._descriptors)),
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C and Ctrl-Z in a terminal are for the monitor
             )
         except OSError as error:
             raise HostError(f"module {self.index} cannot be started: {error.strerror}") from error
-        finally:
-            os.close(setup_fd)
 
     @property
     def pid(self) -> int:
@@ -146,11 +138,6 @@ class ModuleHandle:
         self.alive = False
         self._poller.unwatch(self._pidfd)
 
-    def charge(self, kind: str) -> None:
-        """This module had a fault, and is out of service."""
-        self.state = "failed"
-        self.faults[kind] = self.faults.get(kind, 0) + 1
-
     def _reap(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -161,11 +148,25 @@ class ModuleHandle:
         self._resources.close()
 
     def fill(self, image: VerifiedImage) -> None:
-        """Before the first command: put the verified memory into the module's RAM."""
-        image.fill(self._ram)
+        """Copy the image into its RAM, which is all zero."""
+        image.fill(self._ram_fd)
+
+    def set_up(self, board: BoardConfig, start: Start, spins: int) -> None:
+        """Tell it what it is. ``spins``: see SPINS in ftvm/machine.py."""
+        setup = _encode(Setup(self.index, len(self._ram), board, start, spins, self._descriptors))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # await_ready says what killed it
+            self._socket.sendall(len(setup).to_bytes(LENGTH_BYTES, "little") + setup)
+
+    def is_ready(self) -> bool:
+        """Whether it takes commands already. Raises as ``await_ready``."""
+        if not self._ready and select.select([self._socket], [], [], 0)[0]:
+            self.await_ready()
+        return self._ready
 
     def await_ready(self) -> None:
         """Wait until the module takes commands. Raises EngineError or HostError when it never will."""
+        if self._ready:
+            return
         self._socket.settimeout(SETUP_TIMEOUT_S)
         try:
             answer = self._socket.recv(ANSWER_BYTES)
@@ -176,6 +177,20 @@ class ModuleHandle:
         error = _decode_answer(answer).error
         if error is not None:
             raise EngineError(error)
+        self._ready = True
+
+    @property
+    def ram(self) -> Any:
+        """A cffi pointer to its RAM."""
+        return self._ram
+
+    def restore(self, image: VerifiedImage, everywhere: bool) -> None:
+        """Put its RAM back to the verified state, while it stands still: see VerifiedImage.restore."""
+        image.restore(self._ram, everywhere)
+
+    def kill(self) -> None:
+        """End its process; whoever waits for it finds it dead."""
+        self._process.kill()
 
     def cause_of_death(self) -> str:
         """One line: how the process ended, and the last it said. Waits for its end."""

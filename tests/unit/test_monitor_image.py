@@ -1,5 +1,7 @@
 """The verified image as a whole: start image, filling a module, digest."""
 
+import os
+
 import pytest
 
 from ftvm._native import ffi
@@ -27,10 +29,14 @@ def commit(image: VerifiedImage, offset: int, data: bytes, arch: bytes = bytes(A
     image.commit(Report(StopKind.POSITION, 42, 0, arch, b"chips", b"", b""))
 
 
-def filled(image: VerifiedImage) -> bytearray:
-    ram = bytearray(RAM_BYTES)
-    image.fill(ffi.from_buffer(ram))
-    return ram
+def filled(image: VerifiedImage, blank: bytes = bytes(RAM_BYTES)) -> bytes:
+    ram_fd = os.memfd_create("test")
+    with open(ram_fd, "r+b") as ram:
+        ram.write(blank)
+        ram.flush()
+        image.fill(ram_fd)
+        ram.seek(0)
+        return ram.read()
 
 
 def test_a_module_is_filled_with_start_image_and_commits(image: VerifiedImage) -> None:
@@ -47,8 +53,7 @@ def test_a_module_is_filled_with_start_image_and_commits(image: VerifiedImage) -
 def test_filling_touches_only_pages_with_content(image: VerifiedImage) -> None:
     image.write(PAGE_BYTES, bytes(PAGE_BYTES))
     image.write(3 * PAGE_BYTES, b"\x01")
-    ram = bytearray(b"\xcc" * RAM_BYTES)
-    image.fill(ffi.from_buffer(ram))
+    ram = filled(image, b"\xcc" * RAM_BYTES)
     assert ram[: 3 * PAGE_BYTES] == b"\xcc" * (3 * PAGE_BYTES)
     assert ram[3 * PAGE_BYTES : 4 * PAGE_BYTES] == b"\x01" + bytes(PAGE_BYTES - 1)
     assert ram[4 * PAGE_BYTES :] == b"\xcc" * (RAM_BYTES - 4 * PAGE_BYTES)

@@ -1,0 +1,105 @@
+"""One epoch on some modules: tell them all the same, wait until each has reported or is lost."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ftvm.module.link import CommandKind, LinkFault, Report
+from ftvm.monitor.deadline import Deadline
+from ftvm.monitor.image import WrittenMemory
+from ftvm.monitor.module_handle import ModuleHandle, ModuleLost
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What every module is told at the verified position: take ``inputs`` (encoded), run to ``target``."""
+
+    target: int
+    inputs: bytes = b""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one module made of an epoch."""
+
+    module: ModuleHandle
+    report: Report
+    memory: WrittenMemory
+
+
+@dataclass
+class Attempt:
+    """What all modules made of one epoch: ``results`` in the order of the modules, and who was lost meanwhile."""
+
+    results: list[Result] = field(default_factory=list)
+    losses: list[ModuleLost] = field(default_factory=list)
+
+    @property
+    def reports(self) -> list[Report]:
+        return [result.report for result in self.results]
+
+    @property
+    def memories(self) -> list[WrittenMemory]:
+        return [result.memory for result in self.results]
+
+
+Wait = Callable[[float], None]
+"""Sleep until something happens, at most so many seconds. May raise to end the run."""
+
+
+class EpochRunner:
+    """Commands modules, and waits for them as long as it is reasonable.
+
+    ``began_s`` and ``ended_s`` are the monotonic times at which the modules last began to run and last stood still.
+    """
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+        self._deadline = Deadline()
+        self.began_s = self.ended_s = time.monotonic()
+
+    def run(self, modules: Sequence[ModuleHandle], epoch: Epoch) -> Attempt:
+        """One epoch on all of ``modules``."""
+        attempt = self.command(modules, CommandKind.RUN, epoch.target, epoch.inputs)
+        self._deadline.observe(self.ended_s - self.began_s)
+        return attempt
+
+    def command(
+        self, modules: Sequence[ModuleHandle], kind: CommandKind, target: int = 0, payload: bytes = b""
+    ) -> Attempt:
+        """Any one command to all of ``modules``."""
+        attempt = Attempt()
+        self.began_s = time.monotonic()
+        for module in modules:
+            try:
+                module.post(kind, target, payload)
+            except LinkFault as fault:
+                attempt.losses.append(ModuleLost(module, "link", str(fault)))
+        self._await(modules, attempt)
+        self.ended_s = time.monotonic()
+        lost = {loss.module.index for loss in attempt.losses}
+        for module in modules:
+            if module.index not in lost:
+                try:
+                    attempt.results.append(Result(module, *module.collect()))
+                except ModuleLost as loss:
+                    attempt.losses.append(loss)
+        return attempt
+
+    def _await(self, modules: Sequence[ModuleHandle], attempt: Attempt) -> None:
+        waiting = [module for module in modules if module.index not in {loss.module.index for loss in attempt.losses}]
+        asked = len(waiting)
+        first_done_s: float | None = None
+        while waiting := [module for module in waiting if not module.reported()]:
+            for module in [module for module in waiting if not module.alive]:
+                waiting.remove(module)
+                attempt.losses.append(ModuleLost(module, "death", module.cause_of_death()))
+            elapsed_s = time.monotonic() - self.began_s
+            if first_done_s is None and len(waiting) < asked:
+                first_done_s = elapsed_s
+            limit_s = self._deadline.limit_s(first_done_s)
+            if elapsed_s > limit_s:
+                attempt.losses += [ModuleLost(module, "hang", f"no report for {elapsed_s:.1f} s") for module in waiting]
+                return
+            if waiting:
+                self._wait(limit_s - elapsed_s)
