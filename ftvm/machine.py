@@ -282,9 +282,10 @@ class Machine:
         """Forget ``fd``; for a callback that met the end of its file."""
         self._poller.unwatch(fd)
 
-    def inject(self, module: int, position: int, target: FaultTarget) -> None:
+    def inject(self, module: int, position: int, target: FaultTarget, stuck_at: int | None = None) -> None:
         """Before ``run``: flip the bit ``target`` in one module when it stands exactly at ``position``.
 
+        With ``stuck_at`` (0 or 1) the bit keeps that value from then on, as a broken wire would.
         For tests of the comparison. Raises UsageError for a module, register or bit that is not there.
         """
         if not 0 <= module < self._config.modules:
@@ -298,7 +299,7 @@ class Machine:
                     raise UsageError(
                         f"no bit {bit} of a byte at RAM offset {offset:#x}", "bits are 0 to 7 of each byte"
                     )
-        self._faults.append(Fault(module, position, target))
+        self._faults.append(Fault(module, position, target, stuck_at))
 
     @property
     def modules(self) -> list[ModuleReport]:

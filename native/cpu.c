@@ -265,3 +265,37 @@ void ft_cpu_flush_tlb(ft_cpu *cpu)
 {
     ft_engine_flush_tlb(cpu);
 }
+
+static int force(ft_cpu *cpu, ft_force added, uint64_t bytes)
+{
+    if (added.offset >= bytes || cpu->force_count == FT_MAX_FORCES) {
+        return -1;
+    }
+    cpu->forces[cpu->force_count++] = added;
+    return 0;
+}
+
+int ft_cpu_force_register(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask)
+{
+    return force(cpu, (ft_force){false, offset, and_mask, or_mask}, sizeof(ft_arch));
+}
+
+int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask)
+{
+    return force(cpu, (ft_force){true, offset, and_mask, or_mask}, cpu->ram_bytes);
+}
+
+bool ft_cpu_apply_forces(const ft_cpu *cpu, bool in_ram, uint8_t *bytes)
+{
+    bool changed = false;
+
+    for (unsigned i = 0; i < cpu->force_count; i++) {
+        const ft_force *forced = &cpu->forces[i];
+        if (forced->in_ram == in_ram) {
+            uint8_t value = (uint8_t)((bytes[forced->offset] & forced->and_mask) | forced->or_mask);
+            changed |= value != bytes[forced->offset];
+            bytes[forced->offset] = value;
+        }
+    }
+    return changed;
+}

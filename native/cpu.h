@@ -42,6 +42,15 @@ typedef struct {
     uint64_t mtrr_mask[8];
 } ft_msrs;
 
+/* A byte of the architectural state or of RAM that is forced at every block entry. */
+typedef struct {
+    bool in_ram;
+    uint64_t offset;
+    uint8_t and_mask, or_mask;
+} ft_force;
+
+#define FT_MAX_FORCES 16
+
 /* Why the current run ends; FT_STOP_* once it has been decided. */
 #define FT_STOP_NONE (-1)
 
@@ -71,6 +80,9 @@ struct ft_cpu {
     /* Used until the caller gives a list of his own. */
     uint32_t *own_pages;
     uint32_t own_count;
+
+    ft_force forces[FT_MAX_FORCES];
+    unsigned force_count;
 
     char error[160];
 };
@@ -116,6 +128,9 @@ bool ft_engine_interrupts_enabled(const ft_cpu *cpu);
 
 void ft_engine_save(const ft_cpu *cpu, ft_arch *arch);
 void ft_engine_load(ft_cpu *cpu, const ft_arch *arch);
+
+/* Apply the forces of this kind to `bytes`; true when one of them changed. */
+bool ft_cpu_apply_forces(const ft_cpu *cpu, bool in_ram, uint8_t *bytes);
 
 void ft_engine_rearm_dirty_log(ft_cpu *cpu);
 void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages);

@@ -262,6 +262,7 @@ typedef struct ft_engine {
     uint64_t end;
     /* Position of a store that may restart its own block as a single instruction, see the block hook. */
     uint64_t restart_position;
+    uint64_t forced_position; /* where stuck registers were put right last: once for each position */
     int fill_access;
     uint64_t soft_interrupt_eip; /* of the INT n that is being delivered */
 
@@ -333,7 +334,7 @@ static void arm(ft_engine *engine, uint64_t position, uint64_t end)
 
 void ft_engine_set_position(ft_cpu *cpu, uint64_t position)
 {
-    cpu->engine->restart_position = FT_NO_POSITION;
+    cpu->engine->restart_position = cpu->engine->forced_position = FT_NO_POSITION;
     arm(cpu->engine, position, position);
 }
 
@@ -355,7 +356,7 @@ static bool interrupt_due(const ft_cpu *cpu)
 
 static void arm_from(ft_cpu *cpu, uint64_t position)
 {
-    bool poll = cpu->stop_requested || interrupt_due(cpu) || cpu->limit < position;
+    bool poll = cpu->stop_requested || cpu->force_count || interrupt_due(cpu) || cpu->limit < position;
 
     arm(cpu->engine, position, poll ? position : cpu->limit);
 }
@@ -407,6 +408,36 @@ static int pending_vector(ft_cpu *cpu)
     return -1;
 }
 
+static void load_registers(ft_cpu *cpu, const ft_arch *arch);
+
+/* Stuck-at faults. Registers that had to be changed take effect by entering the block again. */
+static void apply_forces(ft_cpu *cpu, uintptr_t host_pc)
+{
+    ft_engine *engine = cpu->engine;
+    ft_arch before, forced;
+
+    if (ft_cpu_apply_forces(cpu, true, cpu->ram)) {
+        for (unsigned i = 0; i < cpu->force_count; i++) {
+            if (cpu->forces[i].in_ram) {
+                ft_engine_drop_code(cpu, cpu->forces[i].offset >> FT_PAGE_SHIFT, 1);
+            }
+        }
+    }
+    cpu_restore_state_x86_64(engine->cpu, host_pc, true);
+    ft_cpu_save(cpu, &before);
+    forced = before;
+    if (engine->forced_position == before.position || !ft_cpu_apply_forces(cpu, false, (uint8_t *)&forced)) {
+        return;
+    }
+    engine->forced_position = before.position;
+    load_registers(cpu, &forced);
+    if (forced.cr0 != before.cr0 || forced.cr3 != before.cr3 || forced.cr4 != before.cr4 ||
+        forced.efer != before.efer) {
+        tlb_flush_x86_64(engine->cpu);
+    }
+    cpu_loop_exit_noexc_x86_64(engine->cpu);
+}
+
 /* Called at the start of a block when the countdown has run below zero; counts the block or leaves before it. */
 void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
 {
@@ -422,6 +453,9 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
      */
     if (position != engine->restart_position) {
         arm(engine, position, position);
+        if (cpu->force_count) {
+            apply_forces(cpu, HOST_PC());
+        }
         if (engine->data_breakpoints_hit) {
             FIELD(engine->env, ENV_DR + 6 * 8, uint64_t) |= engine->data_breakpoints_hit;
             engine->data_breakpoints_hit = 0;
@@ -1260,7 +1294,7 @@ void ft_engine_save(const ft_cpu *cpu, ft_arch *arch)
     }
 }
 
-void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
+static void load_registers(ft_cpu *cpu, const ft_arch *arch)
 {
     char *env = cpu->engine->env;
     uint64_t *cr = &FIELD(env, ENV_CR, uint64_t);
@@ -1312,12 +1346,21 @@ void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
         memcpy(env + ENV_XMM + XMM_STRIDE * i, arch->xmm[i], 16);
     }
     /* Through the helper, which arms and disarms breakpoints: off first, on last. */
-    __real_helper_set_dr_x86_64(env, 7, 0x400);
-    for (int i = 0; i < 4; i++) {
-        __real_helper_set_dr_x86_64(env, i, arch->dr[i]);
+    if (memcmp(env + ENV_DR, arch->dr, sizeof(arch->dr)) != 0) {
+        __real_helper_set_dr_x86_64(env, 7, 0x400);
+        for (int i = 0; i < 4; i++) {
+            __real_helper_set_dr_x86_64(env, i, arch->dr[i]);
+        }
+        FIELD(env, ENV_DR + 6 * 8, uint64_t) = arch->dr[6];
+        __real_helper_set_dr_x86_64(env, 7, arch->dr[7]);
     }
-    FIELD(env, ENV_DR + 6 * 8, uint64_t) = arch->dr[6];
-    __real_helper_set_dr_x86_64(env, 7, arch->dr[7]);
+}
+
+void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
+{
+    load_registers(cpu, arch);
+    /* Outside a run all flags stand here: the engine's loop takes them apart when it is entered. */
+    FIELD(cpu->engine->env, ENV_EFLAGS, uint64_t) = arch->rflags;
     ft_engine_flush_tlb(cpu);
 }
 

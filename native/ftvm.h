@@ -134,6 +134,14 @@ int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_
 void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
 void ft_cpu_flush_tlb(ft_cpu *cpu);
 
+/*
+ * Stuck-at faults: from now on the byte of the architectural state at `offset` in ft_arch, or of RAM, is forced to
+ * (value & and_mask) | or_mask at every block entry. A stuck memory cell is no store: it is not logged. -1: no such
+ * byte, or too many. ft_cpu_load() does not undo them.
+ */
+int ft_cpu_force_register(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
+int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
+
 /* Called on devices by the running CPU; `size` in bytes. Whoever links the core defines ft_on_*: in the
  * extension module they are Python functions (build.py). */
 uint32_t ft_on_port_read(void *device, uint32_t port, uint32_t size);

@@ -132,6 +132,18 @@ class Cpu:
     def flush_tlb(self) -> None:
         lib.ft_cpu_flush_tlb(self._cpu)
 
+    def force_register(self, offset: int, bit: int, value: int) -> None:
+        """A stuck-at fault: bit ``bit`` (0..7) of the byte at ``offset`` of the architectural state is ``value``."""
+        self._force(lib.ft_cpu_force_register, offset, bit, value)
+
+    def force_ram(self, offset: int, bit: int, value: int) -> None:
+        """The same for a byte of RAM."""
+        self._force(lib.ft_cpu_force_ram, offset, bit, value)
+
+    def _force(self, force: Any, offset: int, bit: int, value: int) -> None:
+        if force(self._cpu, offset, 0xFF if value else 0xFF ^ 1 << bit, 1 << bit if value else 0) != 0:
+            raise IndexError(f"byte {offset:#x} cannot be forced")
+
     def _fail(self, error: BaseException) -> None:
         if self._raised is None:
             self._raised = error

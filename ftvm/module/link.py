@@ -51,12 +51,14 @@ FaultTarget = RegisterBit | RamBit
 class Fault(msgspec.Struct, frozen=True):
     """Flip ``target`` once in ``module``, when it stands exactly at ``position``.
 
-    All modules are told: putting a register back makes a TLB cold, which must happen to all of them or to none.
+    With ``stuck_at`` (0 or 1) the bit has that value from then on, at every block entry. All modules are told: putting
+    a register back makes a TLB cold, which must happen to all of them or to none.
     """
 
     module: int
     position: int
     target: FaultTarget
+    stuck_at: int | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from ftvm.module.link import (
     LENGTH_BYTES,
     CommandKind,
     Fault,
+    FaultTarget,
     ModuleEnd,
     RamBit,
     Setup,
@@ -106,6 +107,10 @@ class Module:
 
     def _inject(self, fault: Fault) -> None:
         mine = fault.module == self._index
+        if fault.stuck_at is not None:
+            if mine:
+                self._stick(fault.target, fault.stuck_at)
+            return
         if isinstance(fault.target, RamBit):
             if mine:
                 self._flip_ram(fault.target)
@@ -117,6 +122,13 @@ class Module:
         chips = self._board.save()
         self._cpu.load(arch)
         self._board.load(chips)  # the interrupt line is the board's to restore
+
+    def _stick(self, target: FaultTarget, value: int) -> None:
+        if isinstance(target, RamBit):
+            self._cpu.force_ram(target.offset, target.bit, value)
+        else:
+            where = register(target.name)
+            self._cpu.force_register(where.offset + target.bit // 8, target.bit % 8, value)
 
     def _flip_ram(self, target: RamBit) -> None:
         flipped = self._ram[target.offset] ^ 1 << target.bit
