@@ -190,15 +190,13 @@ void ft_cpu_save(const ft_cpu *cpu, ft_arch *arch)
     memcpy(arch->mtrr_mask, msr->mtrr_mask, sizeof(arch->mtrr_mask));
 }
 
-void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch)
+static void load_state(ft_cpu *cpu, const ft_arch *arch)
 {
     ft_msrs *msr = &cpu->msr;
 
     cpu->skipped_ns = arch->skipped_ns;
     cpu->halted = arch->halted != 0;
     cpu->nmi_pending = arch->nmi_pending != 0;
-    cpu->stop_requested = false;
-    cpu->interrupt_line = false;
     msr->pat = arch->pat;
     msr->tsc_offset = arch->tsc_offset;
     msr->tsc_adjust = arch->tsc_adjust;
@@ -213,6 +211,31 @@ void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch)
     memcpy(msr->mtrr_mask, arch->mtrr_mask, sizeof(arch->mtrr_mask));
     ft_engine_load(cpu, arch);
     ft_engine_set_position(cpu, arch->position);
+}
+
+void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch)
+{
+    cpu->stop_requested = false;
+    cpu->interrupt_line = false;
+    load_state(cpu, arch);
+    ft_engine_flush_tlb(cpu);
+}
+
+int ft_cpu_flip_register(ft_cpu *cpu, uint64_t offset, uint32_t bit)
+{
+    ft_arch before, flipped;
+
+    if (offset >= sizeof(ft_arch) || bit > 7) {
+        return -1;
+    }
+    ft_cpu_save(cpu, &before);
+    flipped = before;
+    ((uint8_t *)&flipped)[offset] ^= (uint8_t)(1u << bit);
+    load_state(cpu, &flipped);
+    if (ft_paging_differs(&flipped, &before)) {
+        ft_engine_flush_tlb(cpu);
+    }
+    return 0;
 }
 
 void ft_cpu_set_dirty_log(ft_cpu *cpu, uint32_t *pages, uint32_t *count)

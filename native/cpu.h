@@ -110,6 +110,12 @@ static inline uint64_t ft_ram_offset(const ft_cpu *cpu, uint64_t gpa)
     return UINT64_MAX;
 }
 
+/* Do the states translate addresses differently, so that a TLB of the one is no use to the other? */
+static inline bool ft_paging_differs(const ft_arch *a, const ft_arch *b)
+{
+    return a->cr0 != b->cr0 || a->cr3 != b->cr3 || a->cr4 != b->cr4 || a->efer != b->efer;
+}
+
 /* ---- engine.c --------------------------------------------------------------------------- */
 
 int ft_engine_open(ft_cpu *cpu);
@@ -127,6 +133,7 @@ void ft_engine_limit_changed(ft_cpu *cpu);
 bool ft_engine_interrupts_enabled(const ft_cpu *cpu);
 
 void ft_engine_save(const ft_cpu *cpu, ft_arch *arch);
+/* The TLB is left alone; see ft_paging_differs(). */
 void ft_engine_load(ft_cpu *cpu, const ft_arch *arch);
 
 /* Apply the forces of this kind to `bytes`; true when one of them changed. */

@@ -1361,7 +1361,6 @@ void ft_engine_load(ft_cpu *cpu, const ft_arch *arch)
     load_registers(cpu, arch);
     /* Outside a run all flags stand here: the engine's loop takes them apart when it is entered. */
     FIELD(cpu->engine->env, ENV_EFLAGS, uint64_t) = arch->rflags;
-    ft_engine_flush_tlb(cpu);
 }
 
 /* ---- Running ------------------------------------------------------------------------------------------------- */

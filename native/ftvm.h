@@ -134,6 +134,8 @@ int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_
 void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
 void ft_cpu_flush_tlb(ft_cpu *cpu);
 
+/* Flip bit `bit` (0..7) of the byte at `offset` in ft_arch; between runs. The TLB stays as it is unless paging changed. */
+int ft_cpu_flip_register(ft_cpu *cpu, uint64_t offset, uint32_t bit);
 /*
  * Stuck-at faults: from now on the byte of the architectural state at `offset` in ft_arch, or of RAM, is forced to
  * (value & and_mask) | or_mask at every block entry. A stuck memory cell is no store: it is not logged. -1: no such

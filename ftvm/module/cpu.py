@@ -132,6 +132,11 @@ class Cpu:
     def flush_tlb(self) -> None:
         lib.ft_cpu_flush_tlb(self._cpu)
 
+    def flip_register(self, offset: int, bit: int) -> None:
+        """Flip bit ``bit`` (0..7) of the byte at ``offset`` of the architectural state; between runs."""
+        if lib.ft_cpu_flip_register(self._cpu, offset, bit) != 0:
+            raise IndexError(f"byte {offset:#x} is not in the architectural state")
+
     def force_register(self, offset: int, bit: int, value: int) -> None:
         """A stuck-at fault: bit ``bit`` (0..7) of the byte at ``offset`` of the architectural state is ``value``."""
         self._force(lib.ft_cpu_force_register, offset, bit, value)

@@ -51,8 +51,8 @@ FaultTarget = RegisterBit | RamBit
 class Fault(msgspec.Struct, frozen=True):
     """Flip ``target`` once in ``module``, when it stands exactly at ``position``.
 
-    With ``stuck_at`` (0 or 1) the bit has that value from then on, at every block entry. All modules are told: putting
-    a register back makes a TLB cold, which must happen to all of them or to none.
+    With ``stuck_at`` (0 or 1) the bit has that value from then on, at every block entry. All modules are told, so that
+    all stop there.
     """
 
     module: int

@@ -106,22 +106,15 @@ class Module:
         self._cpu.rearm_dirty_log()
 
     def _inject(self, fault: Fault) -> None:
-        mine = fault.module == self._index
+        if fault.module != self._index:
+            return
         if fault.stuck_at is not None:
-            if mine:
-                self._stick(fault.target, fault.stuck_at)
-            return
-        if isinstance(fault.target, RamBit):
-            if mine:
-                self._flip_ram(fault.target)
-            return
-        arch = self._arch()
-        if mine:
+            self._stick(fault.target, fault.stuck_at)
+        elif isinstance(fault.target, RamBit):
+            self._flip_ram(fault.target)
+        else:
             where = register(fault.target.name)
-            arch = with_registers(arch, {where.name: where.of(arch) ^ 1 << fault.target.bit})
-        chips = self._board.save()
-        self._cpu.load(arch)
-        self._board.load(chips)  # the interrupt line is the board's to restore
+            self._cpu.flip_register(where.offset + fault.target.bit // 8, fault.target.bit % 8)
 
     def _stick(self, target: FaultTarget, value: int) -> None:
         if isinstance(target, RamBit):
