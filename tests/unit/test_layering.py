@@ -16,6 +16,7 @@ LAYERS = (
     ("boot",),
     ("module",),
     ("monitor",),
+    ("control",),
     ("machine",),
     ("guests", "terminal"),
     ("cli",),

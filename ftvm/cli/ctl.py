@@ -1,0 +1,316 @@
+"""``ftvm ctl``: look at a running machine and manage it."""
+
+from datetime import datetime
+from pathlib import Path
+from types import NoneType
+from typing import Any, BinaryIO
+
+import click
+import msgspec
+
+from ftvm.cli._output import json_option, write_json
+from ftvm.control import place
+from ftvm.control.client import Client
+from ftvm.control.status import DeviceStatus, ModuleStatus, PartStatus, Status
+from ftvm.errors import UsageError
+from ftvm.monitor.eventlog import Event
+from ftvm.monitor.policing import Policy, Threshold
+
+
+class _Verbs(click.Group):
+    """The verbs, with the name of a machine before them; without one, the only machine that runs is meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        name, rest = self._split(args)
+        ctx.obj = name
+        return super().parse_args(ctx, rest)
+
+    def _split(self, args: list[str]) -> tuple[str | None, list[str]]:
+        """A machine that is called like a verb has its name followed by one."""
+        named = args and not args[0].startswith("-")
+        if named and (args[0] not in self.commands or (len(args) > 1 and args[1] in self.commands)):
+            return args[0], args[1:]
+        return None, args
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[NAME]", *super().collect_usage_pieces(ctx)]
+
+
+@click.group("ctl", cls=_Verbs, invoke_without_command=True, subcommand_metavar="[VERB] [ARGUMENTS]...")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, json_file: BinaryIO | None) -> None:
+    """Look at the running machine NAME, or manage it.
+
+    NAME is what 'ftvm run --name' gave, or its process id; it may be left out while only one machine runs. Without a
+    verb: list the machines that run.
+
+    \b
+    Example:
+      ftvm ctl
+      ftvm ctl web status
+      ftvm ctl web pull 1
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if ctx.obj is not None:
+        raise UsageError(f"what about the machine {ctx.obj!r}?", f"give a verb, as in: ftvm ctl {ctx.obj} status")
+    machines = place.running()
+    if json_file is not None:
+        write_json(json_file, msgspec.json.encode(machines))
+        return
+    for machine in machines:
+        click.echo(f"{machine.name}  (process {machine.pid})")
+    if not machines:
+        click.echo("no machine is running", err=True)
+
+
+def _connect(ctx: click.Context) -> Client:
+    name: str | None = ctx.obj
+    if name is None:
+        names = [machine.name for machine in place.running()]
+        if len(names) != 1:
+            raise UsageError(
+                "which machine? " + ("several are running" if names else "none is running"),
+                f"give its name: {', '.join(names)}" if names else "start one with 'ftvm run'",
+            )
+        name = names[0]
+    try:
+        return ctx.with_resource(Client(name))
+    except place.NotRunning as error:
+        names = [machine.name for machine in place.running()]
+        hint = f"running: {', '.join(names)}" if names else "no machine is running; start one with 'ftvm run'"
+        raise place.NotRunning(error.message, hint) from None
+
+
+def _target(text: str) -> int | str:
+    """A module by its number, or a leg by its name."""
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
+@command.command("status")
+@json_option
+@click.pass_context
+def status(ctx: click.Context, json_file: BinaryIO | None) -> None:
+    """Show the state of the machine, its modules, and the legs of its disks and NICs.
+
+    \b
+    Example:
+      ftvm ctl status
+      ftvm ctl web status --json - | jq .state
+    """
+    answer = _connect(ctx).call("status", {}, Status)
+    if json_file is not None:
+        write_json(json_file, msgspec.json.encode(answer))
+        return
+    for line in describe(answer):
+        click.echo(line)
+
+
+@command.command("pull")
+@click.argument("module", type=int)
+@click.pass_context
+def pull(ctx: click.Context, module: int) -> None:
+    """Take MODULE out of service; the machine goes on with the others.
+
+    \b
+    Example:
+      ftvm ctl pull 1
+      ftvm ctl web pull 1
+    """
+    _connect(ctx).call("pull", {"module": module}, NoneType)
+
+
+@command.command("insert")
+@click.argument("module", type=int)
+@click.option("--wait", is_flag=True, help="Return when it is in service again; show the progress.")
+@click.pass_context
+def insert(ctx: click.Context, module: int, wait: bool) -> None:
+    """Bring MODULE back into service while the guest runs.
+
+    A module that had too many faults comes back only after 'clear'.
+
+    \b
+    Example:
+      ftvm ctl insert 1
+      ftvm ctl web insert 1 --wait
+    """
+
+    def show(progress: dict[str, Any]) -> None:
+        click.echo(f"module {module}: {progress.get('done', 0):.0%} of its memory is filled", err=True)
+
+    arguments = {"module": module, "wait": wait}
+    if wait:
+        _connect(ctx).call("insert", arguments, NoneType, patience_s=None, on_progress=show)
+        click.echo(f"module {module} is in service", err=True)
+    else:
+        _connect(ctx).call("insert", arguments, NoneType)
+
+
+@command.command("threshold")
+@click.argument("target", metavar="TARGET", type=_target)
+@click.option("--seconds", type=float, help="The shortest mean time between faults that is tolerated.")
+@click.option("--samples", type=int, help="How many faults it takes to tell.")
+@click.option("--policy", type=click.Choice([policy.value for policy in Policy]), help="What a fault leads to.")
+@json_option
+@click.pass_context
+def threshold(
+    ctx: click.Context,
+    target: int | str,
+    seconds: float | None,
+    samples: int | None,
+    policy: str | None,
+    json_file: BinaryIO | None,
+) -> None:
+    """Show or change when TARGET has too many faults to stay in service.
+
+    TARGET is the number of a module, or a leg such as disk0.1. What is not given stays as it is.
+
+    \b
+    Example:
+      ftvm ctl threshold 1
+      ftvm ctl web threshold 1 --seconds 60 --samples 3
+      ftvm ctl web threshold disk0.1 --policy never-restart
+    """
+    given = {"target": target, "seconds": seconds, "samples": samples, "policy": policy}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    now = _connect(ctx).call("threshold", arguments, Threshold)
+    if json_file is not None:
+        write_json(json_file, msgspec.json.encode(now))
+        return
+    click.echo(f"{target}: {now.policy}, MTBF of at least {now.seconds:g} s over {now.samples} faults")
+
+
+@command.command("clear")
+@click.argument("target", metavar="TARGET", type=_target)
+@click.pass_context
+def clear(ctx: click.Context, target: int | str) -> None:
+    """Forget the faults of TARGET, a module's number or a leg such as disk0.1; it does not come back by that alone.
+
+    \b
+    Example:
+      ftvm ctl clear 1
+      ftvm ctl web clear disk0.1
+    """
+    _connect(ctx).call("clear", {"target": target}, NoneType)
+
+
+class _PastEvents(msgspec.Struct):
+    events: list[Event]
+
+
+@command.command("events")
+@click.option("--follow", is_flag=True, help="Go on with new events until the machine ends, or Ctrl-C.")
+@click.option("--since", metavar="NUMBER", type=click.IntRange(min=0), default=0, help="Only those after this number.")
+@json_option
+@click.pass_context
+def events(ctx: click.Context, follow: bool, since: int, json_file: BinaryIO | None) -> None:
+    """Show what happened to the machine. With --json, one object per line.
+
+    \b
+    Example:
+      ftvm ctl events --follow
+      ftvm ctl web events --json - | jq .kind
+    """
+    client = _connect(ctx)
+    arguments = {"since": since, "follow": follow}
+    source = (
+        client.stream("events", arguments, Event) if follow else client.call("events", arguments, _PastEvents).events
+    )
+    for event in source:
+        if json_file is not None:
+            write_json(json_file, msgspec.json.encode(event))
+        else:
+            click.echo(describe_event(event))
+
+
+@command.command("suspend")
+@click.argument("file", type=Path)
+@click.pass_context
+def suspend(ctx: click.Context, file: Path) -> None:
+    """Save the machine to FILE and end it; 'ftvm resume FILE' goes on.
+
+    \b
+    Example:
+      ftvm ctl suspend web.ftvm
+      ftvm ctl web suspend web.ftvm
+    """
+    _connect(ctx).call("suspend", {"file": str(file.absolute())}, NoneType, patience_s=None)
+
+
+@command.command("quit")
+@click.pass_context
+def quit_(ctx: click.Context) -> None:
+    """End the machine at its next sync point, as Ctrl-A x on its console does.
+
+    \b
+    Example:
+      ftvm ctl quit
+      ftvm ctl web quit
+    """
+    _connect(ctx).call("quit", {}, NoneType)
+
+
+# ---- for people ----
+
+
+def describe(status: Status) -> list[str]:
+    """The table of ``status``, as lines."""
+    lines = [
+        f"{status.name}: {status.state}, process {status.pid}, position {status.position:,},"
+        f" {status.virtual_s:.1f} s of guest time in {status.wall_s:.1f} s,"
+        f" longest pause {status.longest_pause_ms:.1f} ms",
+        "",
+        *_table(
+            ["MODULE", *_PART, "PID", "POSITION", "DIRTY PAGES", "RESTARTS", "PAUSE AT RETURN"],
+            [[str(module.index), *_part(module), *_module(module)] for module in status.modules],
+        ),
+    ]
+    for title, devices in (("DISK", status.disks), ("NIC", status.nics)):
+        if devices:
+            rows = [row for device in devices for row in _device(device)]
+            lines += ["", *_table([title, *_PART, "WHERE"], rows)]
+    return lines
+
+
+_PART = ["STATE", "FAULTS", "MTBF", "LAST FAULT"]
+
+
+def _part(part: PartStatus) -> list[str]:
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(part.faults.items()))
+    mtbf = "-" if part.mtbf_s is None else f"{part.mtbf_s:.1f} s"
+    return [part.state, faults or "none", mtbf, "-" if part.last_fault is None else _time(part.last_fault)]
+
+
+def _module(module: ModuleStatus) -> list[str]:
+    pause = "-" if module.longest_pause_ms is None else f"{module.longest_pause_ms:.1f} ms"
+    pid = "-" if module.pid is None else str(module.pid)
+    return [pid, f"{module.position:,}", f"{module.dirty_pages:,}", str(module.restarts), pause]
+
+
+def _device(device: DeviceStatus) -> list[list[str]]:
+    return [[f"{device.name}.{leg.index}", *_part(leg), _printable(leg.where)] for leg in device.legs]
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [titles, *rows]
+    ]
+
+
+def describe_event(event: Event) -> str:
+    """One line."""
+    detail = " ".join(f"{name}={_printable(str(value))}" for name, value in event.detail.items())
+    when = f"{event.number:>5}  {_time(event.time)}  {event.position:>15,}"
+    return f"{when}  {event.subject}: {event.kind}  {detail}".rstrip()
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone().isoformat(sep=" ", timespec="milliseconds")
+
+
+def _printable(text: str) -> str:
+    """What a guest or a file name can put there must not write to a terminal's control characters."""
+    return text if text.isprintable() else repr(text)
