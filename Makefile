@@ -1,4 +1,4 @@
-# make demo   build, then boot a test kernel on two modules in lockstep
+# make demo   build, then run a guest in lockstep twice: undisturbed, and with a flipped bit and a killed module
 # make test   everything the tests need, the linters, the tests
 #
 # All of it happens in a virtual environment in .venv; targets rebuild only what changed.
@@ -19,7 +19,7 @@ TEST_PROGRAMS := gcc:build-essential qemu-system-x86_64:qemu-system-x86 cpio:cpi
 build: $(VENV)/.built
 
 demo: build
-	$(BIN)/ftvm run workload </dev/null
+	$(BIN)/ftvm demo
 
 test: host-packages lint
 	$(BIN)/pytest
