@@ -188,6 +188,10 @@ class ModuleHandle:
         """Put its RAM back to the verified state, while it stands still: see VerifiedImage.restore."""
         image.restore(self._ram, everywhere)
 
+    def standing_memory(self) -> WrittenMemory:
+        """Its RAM between two epochs, with nothing written."""
+        return WrittenMemory(self._ram, self._link.written_pages, 0)
+
     def kill(self) -> None:
         """End its process; whoever waits for it finds it dead."""
         self._process.kill()

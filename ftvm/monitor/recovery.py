@@ -106,6 +106,24 @@ class Recovery:
             return attempt.results[0]  # somebody was lost, but those who are left agree
         return self._restart(epoch)
 
+    def scrub(self, first: int, pages: int) -> None:
+        """At a sync point: compare part of all modules' RAM with the image, and put right what differs.
+
+        It finds what no dirty log shows: a bit that flipped in a page that nobody writes.
+        """
+        self._began_s = time.monotonic()
+        modules = self._service.in_service
+        count, runs = self._image.scrub([module.standing_memory() for module in modules], first, pages)
+        if count == 0:
+            return
+        wrong = [module for index, module in enumerate(modules) if any(index in run.modules for run in runs)]
+        for module in wrong:
+            module.restore(self._image, everywhere=True)
+        self._bury(self._load(modules))
+        values = tuple("differs" if module in wrong else "as verified" for module in modules)
+        found = tuple(Difference("memory", f"ram {run.offset:#x}", values) for run in runs)
+        self._transient(wrong, "memory", Divergence(self._image.position, found, tuple(None for _ in modules), count))
+
     # ---- the steps ----
 
     def _diagnose(self, epoch: Epoch, first: Sequence[Result], divergence: Divergence) -> Result:
@@ -179,12 +197,16 @@ class Recovery:
         """All return to the verified state, with cold TLBs, and run the epoch; results of those who lived."""
         for module in modules:
             module.restore(self._image, everywhere)
-        snapshot = msgspec.msgpack.encode(Snapshot(self._image.arch, self._image.board))
-        loaded = self._runner.command(modules, CommandKind.LOAD, payload=snapshot)
+        loaded = self._load(modules)
         self._bury(loaded)
         attempt = self._runner.run([result.module for result in loaded.results], epoch)
         self._bury(attempt)
         return attempt.results
+
+    def _load(self, modules: Sequence[ModuleHandle]) -> Attempt:
+        """Registers and chips of the verified state; RAM was put right before. TLBs are cold afterwards."""
+        snapshot = msgspec.msgpack.encode(Snapshot(self._image.arch, self._image.board))
+        return self._runner.command(modules, CommandKind.LOAD, payload=snapshot)
 
     def _bury(self, attempt: Attempt) -> None:
         for loss in attempt.losses:
