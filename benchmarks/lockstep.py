@@ -1,0 +1,35 @@
+"""What lockstep costs on a CPU-bound guest, by epoch length: see lockstep.md.
+
+python benchmarks/lockstep.py [--rounds 100] [--repetitions 5] [--epochs 20k,100k,300k,1M,3M,10M]
+"""
+
+import argparse
+
+from measure import BARE, FTVM, KERNELS, Subject, compare, report, to_stderr
+
+LAST_LINE = b"matmul "
+"""The workload kernel prints one line for each phase; this is its last."""
+
+DEFAULT_EPOCHS = "20k,100k,300k,1M,3M,10M"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The lockstep pair against one bare engine, on the workload kernel.")
+    parser.add_argument("--rounds", type=int, default=100, help="of the workload, some 60 ms each")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--epochs", default=DEFAULT_EPOCHS)
+    arguments = parser.parse_args()
+
+    guest = [str(KERNELS / "workload.elf"), "--append", f"rounds={arguments.rounds}"]
+    subjects = [
+        Subject("bare", [*BARE, *guest], LAST_LINE),
+        Subject("one-module", [*FTVM, "--modules", "1", *guest], LAST_LINE),
+    ]
+    subjects += [
+        Subject(f"pair-{epoch}", [*FTVM, "--epoch", epoch, *guest], LAST_LINE) for epoch in arguments.epochs.split(",")
+    ]
+    report("lockstep", vars(arguments), lambda: compare(subjects, arguments.repetitions, to_stderr))
+
+
+if __name__ == "__main__":
+    main()
