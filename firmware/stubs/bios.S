@@ -452,7 +452,8 @@ get_mode:
 	movb $0, FRAME_BX + 1(%bp)
 	jmp leave
 
-/* CX characters at ES:BP, from row DH, column DL. AL bit 0: the cursor stays behind them; bit 1: attributes follow each. */
+/* CX characters at ES:BP, from row DH, column DL. AL bit 0: the cursor stays behind them; bit 1: each is followed by
+   its attribute. */
 write_string:
 	movb %al, %ah
 	pushw CURSOR
