@@ -141,7 +141,7 @@ def insert(ctx: click.Context, module: int, wait: bool) -> None:
 
     arguments = {"module": module, "wait": wait}
     if wait:
-        _connect(ctx).call("insert", arguments, NoneType, patience_s=None, on_progress=show)
+        _connect(ctx).call("insert", arguments, NoneType, forever=True, on_progress=show)
         click.echo(f"module {module} is in service", err=True)
     else:
         _connect(ctx).call("insert", arguments, NoneType)
@@ -235,7 +235,7 @@ def suspend(ctx: click.Context, file: Path) -> None:
       ftvm ctl suspend web.ftvm
       ftvm ctl web suspend web.ftvm
     """
-    _connect(ctx).call("suspend", {"file": str(file.absolute())}, NoneType, patience_s=None)
+    _connect(ctx).call("suspend", {"file": str(file.absolute())}, NoneType, forever=True)
 
 
 @command.command("quit")

@@ -68,11 +68,11 @@ class Client:
         arguments: dict[str, Any],
         result: type[T],
         *,
-        patience_s: float | None = PATIENCE_S,
+        forever: bool = False,
         on_progress: Callable[[Any], None] | None = None,
     ) -> T:
-        """Ask, and wait for at most ``patience_s`` between two lines (None: for ever). Raises Refused."""
-        number = self._ask(verb, arguments, patience_s)
+        """Ask, and wait for the answer: PATIENCE_S, or as long as it takes. Raises Refused."""
+        number = self._ask(verb, arguments, None if forever else PATIENCE_S)
         while True:
             line = self._line(number)
             if isinstance(line.result, msgspec.Raw):

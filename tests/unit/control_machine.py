@@ -13,7 +13,7 @@ import msgspec
 from ftvm.control import verbs
 from ftvm.control.place import Claim
 from ftvm.control.server import ControlServer
-from ftvm.control.status import LegStatus, DeviceStatus, ModuleStatus, Status, machine_state
+from ftvm.control.status import DeviceStatus, LegStatus, ModuleStatus, Status, machine_state
 from ftvm.errors import UsageError
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FILLING, MODULE_JOINED, SUSPENDED, EventLog
 from ftvm.monitor.policing import Policing

@@ -22,7 +22,7 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def left_by_the_dead(name: str) -> Path:
     """A socket whose process was killed."""
-    script = f"import os, signal; from ftvm.control.place import Claim; c = Claim({name!r}); os.kill(os.getpid(), signal.SIGKILL)"
+    script = f"import os; from ftvm.control.place import Claim; claim = Claim({name!r}); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script], check=False)
     path = place.socket_path(name)
     assert path.is_socket()
