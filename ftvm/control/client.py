@@ -9,7 +9,7 @@ import msgspec
 
 from ftvm.control import place
 from ftvm.control.protocol import PROTOCOL, Error, Hello, Line, Request, encode, raw
-from ftvm.errors import FtvmError, HostError
+from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
 
 PATIENCE_S = 30.0
@@ -106,11 +106,17 @@ class Client:
         raise HostError(f"what listens as {self._name} is no machine", f"look at {place.socket_path(self._name)}")
 
     def _ask(self, verb: str, arguments: dict[str, Any], patience_s: float | None) -> int:
+        try:
+            request = encode(Request(self._last_id + 1, verb, raw(arguments)))
+        except UnicodeEncodeError:
+            raise UsageError(
+                "an argument is not UTF-8", "the control protocol is JSON; use another file name"
+            ) from None
         self._last_id += 1
         self._socket.settimeout(patience_s)
         # A machine that turns us away has said why already; the answer is read all the same.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(encode(Request(self._last_id, verb, raw(arguments))))
+            self._socket.sendall(request)
         return self._last_id
 
     def _line(self, number: int) -> Line:

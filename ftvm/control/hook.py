@@ -75,19 +75,19 @@ class EventHook:
         while self._waiting and len(self._running) < MAX_RUNNING:
             event = self._waiting.popleft()
             try:
-                process = self._spawn(event)
+                process, pidfd = self._spawn(event)
             except OSError as error:
                 self._fail(f"it cannot be started: {error.strerror}")
                 continue
-            pidfd = os.pidfd_open(process.pid)
             self._running[pidfd] = process
             self._poller.watch(pidfd, lambda pidfd=pidfd: self._ended(pidfd))  # type: ignore[misc]
 
-    def _spawn(self, event: Event) -> "subprocess.Popen[bytes]":
+    def _spawn(self, event: Event) -> "tuple[subprocess.Popen[bytes], int]":
+        """The process, and a descriptor that becomes readable at its end. Raises OSError."""
         with os.fdopen(os.memfd_create("ftvm-event", os.MFD_CLOEXEC), "w+b") as file:
             file.write(msgspec.json.encode(event) + b"\n")
             file.seek(0)
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self._words,
                 stdin=file,
                 stdout=subprocess.DEVNULL,
@@ -95,6 +95,12 @@ class EventHook:
                 env={**os.environ, **self._variables(event)},
                 start_new_session=True,  # Ctrl-C in the machine's terminal is not for it
             )
+        try:
+            return process, os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
 
     def _variables(self, event: Event) -> dict[str, str]:
         fields: dict[str, object] = {

@@ -48,6 +48,11 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _text(value: str) -> str:
+    """File names need not be UTF-8; JSON must."""
+    return value.encode(errors="replace").decode()
+
+
 class EventLog:
     """Takes events from anywhere in the monitor, in one order for all."""
 
@@ -63,7 +68,8 @@ class EventLog:
     def emit(self, kind: str, subject: str, **detail: Detail) -> None:
         """Something happened. What an observer emits meanwhile is delivered after this one, to all."""
         self._number += 1
-        event = Event(self._number, self._now(), self._position(), kind, subject, detail)
+        clean = {name: _text(value) if isinstance(value, str) else value for name, value in detail.items()}
+        event = Event(self._number, self._now(), self._position(), kind, _text(subject), clean)
         self._kept.append(event)
         self._undelivered.append(event)
         if self._delivering:

@@ -175,6 +175,12 @@ def test_suspend_names_the_file_from_the_users_folder(
     assert web.log.since(0)[0].detail == {"file": str(tmp_path / "file")}
 
 
+def test_a_file_name_that_json_cannot_carry_is_wrong_usage(ctl: Ctl, web: Running) -> None:
+    code, _, err = ctl("web", "suspend", os.fsdecode(b"a\xffb"))
+    assert code == ExitCode.USAGE
+    assert "not UTF-8" in err
+
+
 def test_quit(ctl: Ctl, web: Running) -> None:
     assert ctl("web", "quit")[0] == ExitCode.OK
     assert web.machine.ended

@@ -109,6 +109,20 @@ def test_a_program_that_vanishes_is_a_failure(hooked: Hooked, tmp_path: Path) ->
     assert hooked.failures() == ["it cannot be started: No such file or directory"]
 
 
+def test_a_host_without_descriptors_is_a_failure_and_leaves_no_child(
+    hooked: Hooked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    hooked.command("sleep 1000")
+    hooked.log.emit("note", "machine")
+    assert hooked.failures() == ["it cannot be started: Too many open files"]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
 def test_a_program_killed_by_a_signal_is_a_failure(hooked: Hooked) -> None:
     hooked.run("import os; os.kill(os.getpid(), 9)")
     hooked.log.emit("note", "machine")

@@ -29,6 +29,13 @@ def test_an_event_says_what_when_and_where(log: EventLog) -> None:
     ]
 
 
+def test_a_file_name_that_is_no_text_can_be_written_all_the_same(log: EventLog, tmp_path: Path) -> None:
+    file = EventFile(str(tmp_path / "events"), log)
+    log.emit("suspended", "machine", file=os.fsdecode(b"/a\xffb"))
+    file.close()
+    assert read(tmp_path / "events")[0].detail == {"file": "/a?b"}
+
+
 def test_the_newest_events_are_kept(log: EventLog) -> None:
     for _ in range(KEPT + 5):
         log.emit("tick", "machine")
