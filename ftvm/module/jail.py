@@ -35,7 +35,7 @@ _ALLOWED = (
 )
 
 MEMORY_SLACK_BYTES = 256 << 20
-"""What a module may map beyond what it has when the walls close. A Debian boot takes 4 MiB."""
+"""What a module may map beyond what it has when the walls close. A Debian boot takes 7 MiB."""
 
 LAST_WORDS_BYTES = 64 << 10
 """How long a file may get that a module writes: its standard error is one."""
