@@ -1,7 +1,10 @@
-"""Machines for the tests of this folder: the project's own kernels, run to their end."""
+"""Machines for the tests of this folder: the project's own kernels, run to their end, disturbed on the way."""
 
+import functools
+import os
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,30 @@ def kernel(name: str) -> Path:
 
 @dataclass
 class Run:
-    """A machine that ran, its result, and what it showed on the serial port."""
+    """A machine, what it showed on the serial port so far, what became of its modules, and how it ended."""
 
     machine: Machine
-    result: RunResult
-    console: bytes
+    shown: bytearray = field(default_factory=bytearray)
+    events: list[tuple[str, int]] = field(default_factory=list)
+    ended: RunResult | None = None
+
+    @property
+    def result(self) -> RunResult:
+        assert self.ended is not None
+        return self.ended
+
+    @property
+    def console(self) -> bytes:
+        return bytes(self.shown)
+
+    @property
+    def outside(self) -> tuple[str, int | None, bytes, str]:
+        """What the outside can know of this run: equal for equal guests, whatever befell the modules."""
+        return self.result.outcome, self.result.exit_code, self.console, self.result.state_digest
+
+    def kill(self, *modules: int, number: int = signal.SIGKILL) -> None:
+        for module in modules:
+            os.kill(self.machine.modules[module].pid, number)
 
 
 def build(name: str, on_console: Callable[[str, bytes], None] | None = None, **options: Any) -> Machine:
@@ -30,10 +52,31 @@ def build(name: str, on_console: Callable[[str, bytes], None] | None = None, **o
     return Machine(MachineConfig(image=kernel(name), **settings), on_console)
 
 
-def run(name: str, prepare: Callable[[Machine], None] = lambda machine: None, **options: Any) -> Run:
-    """Run the kernel ``name``; ``prepare`` may inject faults before."""
-    shown: list[bytes] = []
-    machine = build(name, lambda channel, data: shown.append(data), **options)
-    prepare(machine)
-    result = machine.run()
-    return Run(machine, result, b"".join(shown))
+def run(
+    name: str,
+    prepare: Callable[[Machine], object] = lambda machine: None,
+    on_console: Callable[[Run, bytes], object] = lambda run, new: None,
+    on_change: Callable[[Run, str, int], object] = lambda run, kind, module: None,
+    **options: Any,
+) -> Run:
+    """Run the kernel ``name``. ``prepare`` may inject faults before, the others disturb it on the way."""
+
+    def show(channel: str, data: bytes) -> None:
+        this.shown.extend(data)
+        on_console(this, data)
+
+    def note(kind: str, module: int, text: str) -> None:
+        this.events.append((kind, module))
+        on_change(this, kind, module)
+
+    settings: dict[str, Any] = {"memory_bytes": 64 * MIB, "timeout_s": 120.0, **options}
+    this = Run(Machine(MachineConfig(image=kernel(name), **settings), show, note))
+    prepare(this.machine)
+    this.ended = this.machine.run()
+    return this
+
+
+@functools.cache
+def golden(name: str, append: str = "") -> Run:
+    """The same without faults, once for all tests."""
+    return run(name, append=append)

@@ -47,8 +47,8 @@ def test_modules_are_two_processes_that_agree_at_every_sync_point() -> None:
     result = run("workload", epoch_blocks=100_000).result
     assert result.sync_points == result.blocks // 100_000 + 2
     assert [(module.index, module.state, module.faults) for module in result.modules] == [
-        (0, "online", {}),
-        (1, "online", {}),
+        (0, "duplexed", {}),
+        (1, "duplexed", {}),
     ]
     assert result.divergences == []
 

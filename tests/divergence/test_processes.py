@@ -6,11 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.divergence.machines import kernel
+from tests.divergence.processes import children, ended
 
 PATIENCE_S = 30.0
 """For something that takes milliseconds, on a host that is busy."""
@@ -24,21 +24,6 @@ def becomes_true(condition: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def ended(pid: int) -> bool:
-    """Gone, or a zombie that waits for whoever adopted it: neither has memory or descriptors any more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.fixture
