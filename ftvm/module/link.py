@@ -86,7 +86,7 @@ class Descriptors(msgspec.Struct, frozen=True):
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """All that a module is ever told about itself."""
+    """All that a module is ever told about itself. ``jail`` is what jail.filter_program() gave."""
 
     index: int
     ram_bytes: int
@@ -94,6 +94,7 @@ class Setup(msgspec.Struct, frozen=True):
     start: Start
     spins: int
     descriptors: Descriptors
+    jail: bytes
 
 
 class SetupAnswer(msgspec.Struct, frozen=True):

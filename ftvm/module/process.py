@@ -4,6 +4,7 @@ Started by the monitor as ``python -m ftvm.module.process SOCKET MONITOR``: the 
 a Setup comes and a SetupAnswer goes, and the monitor's process id.
 """
 
+import gc
 import mmap
 import os
 import signal
@@ -14,7 +15,7 @@ import msgspec
 
 from ftvm._native import lib
 from ftvm.errors import FtvmError
-from ftvm.module import events
+from ftvm.module import events, jail
 from ftvm.module.board import Board, Stop, StopKind
 from ftvm.module.cpu import Cpu
 from ftvm.module.link import (
@@ -139,18 +140,23 @@ def main() -> int:
     lifeline, monitor = int(sys.argv[1]), int(sys.argv[2])
     if lib.ft_link_die_with(monitor) != 0:
         return 0
-    with socket.socket(fileno=lifeline) as connection, connection.makefile("rb") as incoming:
-        length = int.from_bytes(incoming.read(LENGTH_BYTES), "little")
-        message = incoming.read(length)
+    with socket.socket(fileno=lifeline) as connection:
+        with connection.makefile("rb") as incoming:
+            length = int.from_bytes(incoming.read(LENGTH_BYTES), "little")
+            message = incoming.read(length)
         if not message:
             return 0
+        setup = _decode_setup(message)
+        answer = SetupAnswer()
         try:
-            module = Module(_decode_setup(message))
+            module = Module(setup)
+            gc.freeze()  # what there is now stays: no need to look at it again
+            jail.enter(setup.jail, (setup.descriptors.command_doorbell, setup.descriptors.report_doorbell, lifeline))
         except FtvmError as error:
-            connection.sendall(_encode(SetupAnswer(error.message)))
-            return 0
-        connection.sendall(_encode(SetupAnswer()))
-        module.serve(lifeline)
+            answer = SetupAnswer(error.message)
+        os.write(lifeline, _encode(answer))
+        if answer.error is None:
+            module.serve(lifeline)
     return 0
 
 

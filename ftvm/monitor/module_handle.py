@@ -17,6 +17,7 @@ import msgspec
 import ftvm
 from ftvm._native import ffi
 from ftvm.errors import EngineError, HostError
+from ftvm.module import jail
 from ftvm.module.board import BoardConfig
 from ftvm.module.link import (
     ANSWER_BYTES,
@@ -153,7 +154,9 @@ class ModuleHandle:
 
     def set_up(self, board: BoardConfig, start: Start, spins: int) -> None:
         """Tell it what it is. ``spins``: see SPINS in ftvm/machine.py."""
-        setup = _encode(Setup(self.index, len(self._ram), board, start, spins, self._descriptors))
+        setup = _encode(
+            Setup(self.index, len(self._ram), board, start, spins, self._descriptors, jail.filter_program())
+        )
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # await_ready says what killed it
             self._socket.sendall(len(setup).to_bytes(LENGTH_BYTES, "little") + setup)
 
@@ -200,6 +203,8 @@ class ModuleHandle:
         """One line: how the process ended, and the last it said. Waits for its end."""
         status = self._process.wait()
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        if breach := jail.breach(status):
+            how = f"{how}: it {breach}"
         words = os.pread(self._last_words, LAST_WORDS_BYTES, 0).rstrip(b"\0").decode(errors="replace").splitlines()
         return f"{how}: {words[-1]}" if words else how
 
