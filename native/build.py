@@ -90,12 +90,20 @@ def declarations(header: str) -> str:
     return re.sub(r"^(?=\w[\w ]*?[ *]ft_on_\w+\()", 'extern "Python+C" ', text, flags=re.MULTILINE)
 
 
+def build_id() -> str:
+    """A hash over all that the core is made of. What is a block, and so every position, depends on it."""
+    state = hashlib.sha256(UNICORN_SHA256.encode())
+    for path in sorted([*HERE.glob("*.[ch]"), Path(__file__)]):
+        state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()
+
+
 def ffibuilder() -> FFI:
     ffi = FFI()
-    ffi.cdef(declarations((HERE / "ftvm.h").read_text()))
+    ffi.cdef(declarations((HERE / "ftvm.h").read_text()) + "static char *const FT_BUILD_ID;")
     ffi.set_source(
         "ftvm._native",
-        '#include "ftvm.h"',
+        f'#include "ftvm.h"\nstatic char *const FT_BUILD_ID = "{build_id()}";',
         sources=sorted(f"native/{path.name}" for path in HERE.glob("*.c")),
         depends=sorted(f"native/{path.name}" for path in HERE.glob("*.h")),
         include_dirs=["native", str(unicorn_folder() / "include")],
