@@ -146,7 +146,8 @@ class Array:
         job.future.resolve(job.outcome)
 
     def _give_up(self, job: LegJob) -> None:
-        del self._deadlines[job]
+        if self._deadlines.pop(job, None) is None:  # its leg left service for another one of these
+            return
         late = LegFailed(Reason.TIMEOUT, f"no answer for {self._timeout_s:g} s")
         if len(job.group) > 1:
             self.fail(job.place, late)

@@ -24,7 +24,8 @@ when the guest flushes now and then."""
 class WriteIntents:
     """Pure bookkeeping; the mirror does the writing.
 
-    ``marked`` is what is certainly on the medium. ``missed`` is what legs out of service lack.
+    ``marked`` is what is certainly on the medium. ``missed`` is what legs out of service lack: it has everything that
+    was not synced when the first of them left, and everything that was begun since.
     """
 
     def __init__(self, regions: int, marked: RegionSet) -> None:
@@ -69,7 +70,7 @@ class WriteIntents:
 
         ``degraded``: others are still away. What the leg lacks is its caller's to keep marked from now on.
         """
-        todo = self.missed | self.unsynced() | lacking
+        todo = self.missed | lacking
         self.degraded = degraded
         if not degraded:
             self.missed.clear()

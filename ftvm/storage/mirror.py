@@ -25,6 +25,10 @@ from ftvm.storage.scrub import Scrub, ScrubReport
 from ftvm.storage.volume import Volume
 
 
+RETIRE_S = 1.0
+"""How long closing a disk waits for a leg that left service in the middle of an operation."""
+
+
 @dataclass(frozen=True)
 class Reopened:
     """A leg that comes back. ``lacking``: regions in which it may differ, by its own account. ``stranger``: it is not
@@ -246,11 +250,13 @@ class Mirror:
         return ends[0]
 
     def _release(self) -> None:
-        """Close the files of all legs in service."""
-        for place in self._array.in_service():
-            assert place.worker is not None and place.leg is not None
-            place.worker.abandon(place.leg.close)
-            place.worker.join()
+        """Close the files of all legs in service; those of legs that left it close when their last operation ends."""
+        for place in self._array.places:
+            if place.worker is not None and place.leg is not None:
+                place.worker.abandon(place.leg.close)
+                place.worker.join(None)
+            elif place.worker is not None:
+                place.worker.join(RETIRE_S)
 
     # ---- tasks ----
 

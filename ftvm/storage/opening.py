@@ -308,6 +308,8 @@ def reopen(host: Host, path: Path, superblock: Superblock, leg_id: bytes) -> Reo
         if found.slot.stamp is not None and found.slot.stamp != found.mtime_ns:
             raise UnusableFile(f"{path} was changed from outside since it left", anew)
         sums = _open_sums(host, path, superblock, leg_id) if superblock.integrity else None
+        # It gets writes from now on: should it end in a crash, nobody must take them for somebody else's.
+        candidate.sidecar.record(found.slot.superblock, None)
         undo.pop_all()
     member = superblock.member(leg_id)
     since = None if member is None else superblock.age(member.since)

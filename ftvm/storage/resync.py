@@ -70,6 +70,8 @@ class Resync:
             try:
                 await self._volume.marked(span)
                 data = await self._volume.fetch(offset, size)
+                if not place.prepared:
+                    return 0
                 if data == _ZEROES[:size]:
                     outcomes = await self._array.on([place], lambda leg: leg.zero(offset, size, punch=True))
                 else:
@@ -87,12 +89,16 @@ class Resync:
         """After a crash, data and checksums may be of different ages: the data count."""
         offset, size = self._bytes(span)
         async with self._volume.ranges.shared(offset, size):
-            sums = integrity.checksums(await self._volume.fetch(offset, size))
-            outcomes = await self._array.on(self._array.in_sync(), lambda leg: leg.write_sums(offset, sums))
-            error = self._array.drop(outcomes)
-            if error is not None:
-                raise error
-            self._volume.suspect.remove(span)
+            ticket = self._intents.begin(span)
+            try:
+                sums = integrity.checksums(await self._volume.fetch(offset, size))
+                outcomes = await self._array.on(self._array.in_sync(), lambda leg: leg.write_sums(offset, sums))
+                error = self._array.drop(outcomes)
+                if error is not None:
+                    raise error
+                self._volume.suspect.remove(span)
+            finally:
+                self._intents.end(ticket)
         return size
 
     async def _join(self, place: Place) -> None:

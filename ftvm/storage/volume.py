@@ -114,7 +114,7 @@ class Volume:
                 continue
             if failure.reason in _REPAIRABLE:
                 self.array.note(place, failure)
-                outcomes = await self.array.on([place], lambda leg: leg.mend(offset, data, sums))
+                outcomes = await self.array.on([place], partial(Leg.mend, offset=offset, data=data, sums=sums))
                 if self.array.drop(outcomes) is None and place.in_service:
                     self.array.tell(Repaired(place.index, offset, len(data)))
             else:

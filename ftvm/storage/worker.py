@@ -48,8 +48,8 @@ class Worker(Protocol):
         """False once ``last`` has been done."""
         ...
 
-    def join(self) -> None:
-        """Return when ``last`` has been done."""
+    def join(self, timeout_s: float | None) -> None:
+        """Return when ``last`` has been done, or after so many seconds."""
         ...
 
 
@@ -74,8 +74,8 @@ class ThreadWorker:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def join(self) -> None:
-        self._thread.join()
+    def join(self, timeout_s: float | None) -> None:
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while self._last is None:
