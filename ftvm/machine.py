@@ -16,20 +16,26 @@ from pathlib import Path
 import msgspec
 
 from ftvm.boot import load
+from ftvm.control import verbs
+from ftvm.control.hook import EventHook
+from ftvm.control.place import Claim
+from ftvm.control.server import ControlServer
 from ftvm.errors import HostError, UsageError
 from ftvm.exitcodes import ExitCode
+from ftvm.management import Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
 from ftvm.module.board import BoardConfig
 from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Start
 from ftvm.module.registers import register
 from ftvm.monitor.console import Console
+from ftvm.monitor.eventlog import EventFile, EventLog, Observer
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
-from ftvm.monitor.poller import Poller
+from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
-from ftvm.monitor.service import OnChange, Service
+from ftvm.monitor.service import Service
 from ftvm.units import GIB, MIB, PAGE_BYTES, format_size
 
 RESULT_VERSION = 1
@@ -71,6 +77,8 @@ class MachineConfig:
     name: str | None = None
     real_time: bool = False
     interactive: bool = False
+    event_log: Path | None = None
+    event_command: str | None = None
     protocol: str | None = None
     module_files: tuple[Path, ...] = ()
 
@@ -160,16 +168,17 @@ class RunResult:
 class Machine:
     """One guest on its modules. ``run`` once; then look at what it left.
 
-    ``on_console`` gets committed console output only, ``on_change`` (kind of event, index of the module, one line)
-    whenever a module leaves service, had a fault, or comes back; both on the thread that runs the machine.
-    Raises UnusableFile for an image that cannot be booted, HostError when the host has not the memory.
+    ``on_console`` gets committed console output only, ``on_event`` each change of state; both on the thread that runs
+    the machine. Raises UnusableFile for an image that cannot be booted, HostError when the host has not the memory.
     """
 
     def __init__(
-        self, config: MachineConfig, on_console: OnConsole | None = None, on_change: OnChange | None = None
+        self, config: MachineConfig, on_console: OnConsole | None = None, on_event: Observer | None = None
     ) -> None:
         self._config = config
-        self._on_change = on_change or (lambda kind, module, text: None)
+        self._log = EventLog(lambda: 0 if self._image is None else self._image.position)
+        if on_event is not None:
+            self._log.follow(on_event)
         _check_host_memory(config)
         self._plan = load(
             config.image,
@@ -186,6 +195,7 @@ class Machine:
         self._service: Service | None = None
         self._image: VerifiedImage | None = None
         self._divergence_text: str | None = None
+        self._save_to: Path | None = None
 
     def run(self) -> RunResult:
         """Boot the guest and run it to its end. No process or memory outlives this call, whatever ends it.
@@ -198,22 +208,37 @@ class Machine:
             resources.callback(self._poller.close)
             image = self._image = VerifiedImage(config.memory_bytes, threads=max(2, config.modules))
             resources.callback(image.close)
-            service = self._service = Service(config.modules, self._start_module, image, self._on_change)
+            service = self._service = Service(config.modules, self._start_module, image, self._log)
             resources.callback(service.close)
             service.start()  # the processes come up while the start image is made
             for segment in self._plan.segments:
                 image.write(segment.gpa, segment.data)
             service.fill()
+            requests = SyncPointPoller(self._poller)
             lockstep = Lockstep(
                 service,
                 image,
                 self._console,
                 self._poller,
+                requests,
                 stop=self._stop,
                 epoch_blocks=config.epoch_blocks,
                 until_s=None if config.timeout_s is None else began_s + config.timeout_s,
                 real_time=config.real_time,
             )
+            if config.event_log is not None:
+                resources.callback(EventFile(str(config.event_log), self._log).close)
+            if config.event_command is not None:
+                hook = EventHook(config.event_command, config.name or str(os.getpid()), self._log, self._poller)
+                resources.callback(hook.close)
+            if config.name is not None:
+                server = ControlServer(Claim(config.name), requests)
+                resources.callback(server.close)
+                verbs.register(
+                    server,
+                    Management(config.name, service, lockstep, image, self.suspend, self.request_stop),
+                    self._log,
+                )
             if self._faults:
                 lockstep.inject(self._faults)
             ending = lockstep.run()
@@ -251,18 +276,10 @@ class Machine:
         module.set_up(board, Start(plan.cs, plan.ip, plan.registers), spins)
         return module
 
-    def pull(self, module: int) -> None:
-        """Take a module out of service, on the machine's thread. Raises UsageError when that cannot be."""
-        self._running().pull(module)
-
-    def insert(self, module: int) -> None:
-        """Begin to bring a module back, on the machine's thread. Raises UsageError when that cannot be."""
-        self._running().insert(module)
-
-    def _running(self) -> Service:
-        if self._service is None:
-            raise UsageError("the machine does not run yet")
-        return self._service
+    def suspend(self, path: Path) -> None:
+        """End the run, ``stopped``, and save the machine to ``path``. At a sync point, on the machine's thread."""
+        self._save_to = path
+        self.request_stop()
 
     def request_stop(self) -> None:
         """End the run, ``stopped`` in the state of the last sync point. From any thread, or a callback."""
@@ -308,7 +325,7 @@ class Machine:
         if service is None:
             return []
         return [
-            ModuleReport(slot.index, service.state_of(slot), slot.pid, dict(slot.faults), slot.restarts)
+            ModuleReport(slot.index, service.state_of(slot), slot.pid, dict(slot.policing.counts), slot.restarts)
             for slot in service.slots
         ]
 

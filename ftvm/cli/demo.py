@@ -10,6 +10,7 @@ from ftvm.exitcodes import ExitCode
 from ftvm.guests import catalogue
 from ftvm.machine import Machine, MachineConfig, RunResult
 from ftvm.module.link import RegisterBit
+from ftvm.monitor.eventlog import Event
 
 GUEST = "workload"
 ROUNDS = 12
@@ -60,10 +61,10 @@ def _run(config: MachineConfig, disturb: bool) -> tuple[RunResult, bytes]:
             click.secho(f"  -> kill -9 {victim} (module 0)", fg="red")
             os.kill(victim, signal.SIGKILL)
 
-    def tell(kind: str, module: int, text: str) -> None:
-        click.secho(f"  -> module {module}: {text}", fg="yellow")
+    def tell(event: Event) -> None:
+        click.secho(f"  -> {event.subject}: {event.detail['reason']}", fg="yellow")
 
-    machine = Machine(config, on_console=show, on_change=tell)
+    machine = Machine(config, on_console=show, on_event=tell)
     if disturb:
         machine.inject(1, FLIP_POSITION, RegisterBit("rax", 5))
     result = machine.run()

@@ -16,9 +16,13 @@ from ftvm.exitcodes import ExitCode
 from ftvm.guests import catalogue
 from ftvm.guests.fetch import RECIPES
 from ftvm.machine import DEFAULT_EPOCH_BLOCKS, MAX_MODULES, Machine, MachineConfig, RunResult
+from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, Event
 from ftvm.units import parse_blocks, parse_size
 
 KEYBOARD = 0  # standard input
+
+_SHOWN = frozenset({MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED})
+"""Events that a person at the console should see at once."""
 
 
 @click.command("run")
@@ -52,6 +56,8 @@ KEYBOARD = 0  # standard input
     help="An idle guest waits for the wall clock, else its time jumps. Default: when interactive on a terminal.",
 )
 @click.option("--name", help="For 'ftvm ctl'; by default the process id.")
+@click.option("--event-log", metavar="FILE", type=Path, help="Append every change of state, one JSON object a line.")
+@click.option("--on-event", metavar="COMMAND", help="Run this at every change of state, told as JSON on its input.")
 @click.option("--console", "console_file", metavar="FILE", type=output_file, help="Write the console's bytes here too.")
 @click.option("--screen", "screen_file", metavar="FILE", type=output_file, help="Write the VGA text screen at the end.")
 @json_option
@@ -71,6 +77,8 @@ def command(
     interactive: bool | None,
     real_time: bool | None,
     name: str | None,
+    event_log: Path | None,
+    on_event: str | None,
     console_file: BinaryIO | None,
     screen_file: BinaryIO | None,
     json_file: BinaryIO | None,
@@ -116,16 +124,18 @@ def command(
         timeout_s=timeout,
         input=None if input_path is None else _read_input(input_path),
         input_after=input_after,
-        name=name,
+        name=name or str(os.getpid()),
         real_time=real_time,
         interactive=interactive,
+        event_log=event_log,
+        event_command=on_event,
         protocol=protocol,
         module_files=module_files,
     )
     # With the report on standard output, the console makes room for it.
     live = sys.stderr.buffer if json_file is sys.stdout.buffer else sys.stdout.buffer
     console = _ConsoleOutput([live] if console_file is None else [live, console_file])
-    machine = Machine(config, on_console=console.show)
+    machine = Machine(config, on_console=console.show, on_event=console.tell)
     result = _run_with_keyboard(machine) if interactive else machine.run()
 
     if screen_file is not None:
@@ -154,6 +164,13 @@ class _ConsoleOutput:
             file.write(data)
             file.flush()
         self.at_line_start = data.endswith(b"\n")
+
+    def tell(self, event: Event) -> None:
+        """An event of the machine, beside the console."""
+        if event.kind in _SHOWN:
+            begin = "" if self.at_line_start else "\r\n"
+            click.echo(f"{begin}ftvm: {event.subject}: {event.detail['reason']}\r", err=True)
+            self.at_line_start = True
 
 
 def _known_guest(image: str) -> catalogue.Guest | None:

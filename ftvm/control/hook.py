@@ -16,7 +16,7 @@ import msgspec
 
 from ftvm.errors import HostError, UsageError
 from ftvm.monitor.eventlog import HOOK_FAILED, Event, EventLog
-from ftvm.monitor.poller import Poller
+from ftvm.monitor.poller import Watcher
 
 MAX_RUNNING = 4
 MAX_WAITING = 256
@@ -30,7 +30,7 @@ class EventHook:
     Raises UsageError for words that cannot be told apart, HostError when there is no such program.
     """
 
-    def __init__(self, command: str, machine: str, log: EventLog, poller: Poller) -> None:
+    def __init__(self, command: str, machine: str, log: EventLog, poller: Watcher) -> None:
         try:
             self._words = shlex.split(command)
         except ValueError as error:

@@ -19,7 +19,7 @@ import ftvm
 from ftvm.control import place
 from ftvm.control.protocol import PROTOCOL, REQUEST_BYTES, Error, Hello, Id, Line, Request, RequestId, encode, raw
 from ftvm.errors import FtvmError
-from ftvm.monitor.poller import Poller
+from ftvm.monitor.poller import Watcher
 
 MAX_CLIENTS = 16
 MAX_CALLS = 16
@@ -170,7 +170,7 @@ class _Client:
 class ControlServer:
     """Serves ``claim``'s name with verbs that rooms register. ``close`` ends it and gives the name back."""
 
-    def __init__(self, claim: place.Claim, poller: Poller) -> None:
+    def __init__(self, claim: place.Claim, poller: Watcher) -> None:
         self._claim = claim
         self._poller = poller
         self._verbs: dict[str, _Verb[Any]] = {}

@@ -15,7 +15,7 @@ from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.poller import Poller
+from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import FailStop, Incident, Recovery
 from ftvm.monitor.service import Service
 from ftvm.monitor.timekeeping import RealTime
@@ -60,6 +60,7 @@ class Lockstep:
         image: VerifiedImage,
         console: Console,
         poller: Poller,
+        requests: SyncPointPoller,
         *,
         stop: threading.Event,
         epoch_blocks: int,
@@ -70,6 +71,7 @@ class Lockstep:
         self._image = image
         self._console = console
         self._poller = poller
+        self._requests = requests
         self._epoch_blocks = epoch_blocks
         self._stop = stop
         self._until_s = until_s
@@ -79,6 +81,8 @@ class Lockstep:
         self._scrub_first = 0
         self._stopped_s: float | None = None
         self.sync_points = 0
+        self.dirty_pages: dict[int, int] = {}
+        """By module: pages written in the newest epoch."""
         self.longest_pause_s = 0.0
         self.incidents: list[Incident] = []
         self.input_log: list[tuple[int, bytes]] = []
@@ -119,6 +123,7 @@ class Lockstep:
         if self._stopped_s is not None:
             self.longest_pause_s = max(self.longest_pause_s, self._runner.began_s - self._stopped_s)
         self._stopped_s = self._runner.ended_s if self.sync_points else None
+        self.dirty_pages = {result.module.index: result.memory.count for result in attempt.results}
         self._wait(0)  # short epochs never sleep: look at the terminal here
         divergence = compare(self._image, attempt.reports, attempt.memories) if attempt.results else None
         if attempt.results and divergence is None and not attempt.losses:
@@ -156,6 +161,8 @@ class Lockstep:
         """At a sync point: modules that return are taken in, and others sent for."""
         self._scrub_first = (self._scrub_first + SCRUB_PAGES) % (self._image.ram_bytes // PAGE_BYTES)
         self._recovery.scrub(self._scrub_first, SCRUB_PAGES)
+        if self._requests.due:
+            self._requests.run_due()
         resync = self._service.resync
         if resync is None:
             self._service.bring_back()
@@ -163,11 +170,14 @@ class Lockstep:
             self._service.lose_returning()
         elif resync.can_join():
             self._join()
+        else:
+            self._service.tell_progress()
 
     def _join(self) -> None:
         """The module of the resync becomes one of those in service. All of them go on with cold TLBs."""
         resync = self._service.resync
         assert resync is not None
+        began_s = time.monotonic()
         resync.finish()
         snapshot = msgspec.msgpack.encode(Snapshot(self._image.arch, self._image.board))
         if self._runner.command([resync.module], CommandKind.LOAD, payload=snapshot).losses:
@@ -176,7 +186,7 @@ class Lockstep:
         flushed = self._runner.command(self._service.in_service, CommandKind.FLUSH_TLB)
         for loss in flushed.losses:  # found again, and settled, in the epoch that follows
             loss.module.kill()
-        self._service.seat_returned()
+        self._service.seat_returned((time.monotonic() - began_s) * 1e3)
 
     def _inputs(self) -> list[Input]:
         """What enters all modules at this sync point; a guest that has nothing to do waits for it here."""
@@ -204,6 +214,7 @@ class Lockstep:
         resync = self._service.resync
         return (
             self._console.pending()
+            or self._requests.due
             or not all(module.alive for module in self._service.in_service)
             or (resync is not None and (not resync.module.alive or resync.can_join()))
         )

@@ -5,6 +5,14 @@ import os
 import select
 import weakref
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Watcher(Protocol):
+    """Whom to ask to be called when a file descriptor can be read."""
+
+    def watch(self, fd: int, on_readable: Callable[[], object]) -> None: ...
+    def unwatch(self, fd: int) -> None: ...
 
 
 class Poller:
@@ -41,3 +49,38 @@ class Poller:
             callback = self._callbacks.get(fd)
             if callback is not None:  # an earlier callback of this round may have forgotten it
                 callback()
+
+
+class SyncPointPoller:
+    """A poller whose callbacks wait for a sync point: ``run_due`` calls them. Until then they are not asked again."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._due: list[int] = []
+
+    def watch(self, fd: int, on_readable: Callable[[], object]) -> None:
+        self._callbacks[fd] = on_readable
+        self._poller.watch(fd, functools.partial(self._fire, fd))
+
+    def unwatch(self, fd: int) -> None:
+        if self._callbacks.pop(fd, None) is not None:
+            self._poller.unwatch(fd)
+
+    @property
+    def due(self) -> bool:
+        return bool(self._due)
+
+    def run_due(self) -> None:
+        """At a sync point."""
+        due, self._due = self._due, []
+        for fd in due:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback()
+            if fd in self._callbacks:
+                self._poller.watch(fd, functools.partial(self._fire, fd))
+
+    def _fire(self, fd: int) -> None:
+        self._poller.unwatch(fd)
+        self._due.append(fd)

@@ -1,12 +1,24 @@
 """The places for modules in the machine: who is in service, who left and why, who is on the way back."""
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from ftvm.errors import UsageError
+from ftvm.monitor.eventlog import (
+    MODULE_FAILED,
+    MODULE_FAULT,
+    MODULE_FILLING,
+    MODULE_JOINED,
+    MODULE_PULLED,
+    Detail,
+    EventLog,
+)
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.module_handle import ModuleHandle
+from ftvm.monitor.policing import Policing, Verdict
 from ftvm.monitor.resync import Resync
 
 
@@ -22,40 +34,43 @@ class State(StrEnum):
 
 @dataclass
 class Slot:
-    """One place for a module. ``faults`` counts by kind (see Difference), ``restarts`` processes after the first."""
+    """One place for a module. Its ``policing`` counts faults by kind (see Difference); ``restarts`` are processes after
+    the first."""
 
     index: int
     handle: ModuleHandle | None = None
     pid: int = 0
     out: State = State.OFFLINE
     """What it is while not in service."""
-    faults: dict[str, int] = field(default_factory=dict)
-    last_fault: str | None = None
+    policing: Policing = field(default_factory=Policing)
+    last_fault: datetime | None = None
     restarts: int = 0
+    join_pause_ms: float | None = None
+    """What its last return cost the guest."""
     may_return: bool = False
     """It left through no proven defect (it died, it hung): bring it back without being asked."""
 
 
-OnChange = Callable[[str, int, str], None]
-"""Called with (kind of event, index of the module, one line): a module's state has changed."""
-
-
 class Service:
-    """Slots and the modules in them. ``start_module(index)`` starts a process; raises HostError."""
+    """Slots and the modules in them. ``start_module(index)`` starts a process; raises HostError.
+
+    Every change is an event about ``module N``, with a sentence as its detail ``reason``.
+    """
 
     def __init__(
         self,
         count: int,
         start_module: Callable[[int], ModuleHandle],
         image: VerifiedImage,
-        on_change: OnChange,
+        log: EventLog,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.resync: Resync | None = None
         self._returning: Slot | None = None
+        self._told_progress = 0.0
         self._start_module = start_module
         self._image = image
-        self._on_change = on_change
+        self._log = log
 
     # ---- what recovery needs ----
 
@@ -89,7 +104,7 @@ class Service:
         slot = self._vacant()
         slot.restarts += 1
         self._seat(slot, module)
-        self._on_change("joined", slot.index, f"in service, {self._company()}")
+        self._tell(MODULE_JOINED, slot, f"in service, {self._company()}")
 
     def discard(self, module: ModuleHandle) -> None:
         module.close()
@@ -100,22 +115,28 @@ class Service:
         """Death and hangs may have any cause, so the module may come back; a proven defect stays outside."""
         slot = self._slot_of(module)
         self._count(slot, kind)
-        slot.out, slot.may_return = State.FAILED, kind in ("death", "hang")
+        slot.out, slot.may_return = State.FAILED, kind in ("death", "hang") and slot.policing.may_restart()
         slot.handle = None
         module.close()
-        self._on_change("failed", slot.index, f"{kind}: {how}; {self._company()}")
+        self._tell(MODULE_FAILED, slot, f"{kind}: {how}; {self._company()}")
 
     def charge(self, module: ModuleHandle, kind: str) -> bool:
         slot = self._slot_of(module)
-        self._count(slot, kind)
-        self._on_change("fault", slot.index, f"transient {kind} fault, rolled back")
-        return True
+        verdict = self._count(slot, kind)
+        self._tell(MODULE_FAULT, slot, f"transient {kind} fault, rolled back")
+        return verdict is Verdict.KEEP
 
     # ---- by hand ----
 
+    def slot(self, index: int) -> Slot:
+        """Raises UsageError for one that is not there."""
+        if not 0 <= index < len(self.slots):
+            raise UsageError(f"there is no module {index}", f"this machine has 0 to {len(self.slots) - 1}")
+        return self.slots[index]
+
     def pull(self, index: int) -> None:
         """Take a module out of service. Raises UsageError for one that is not in, or the last one."""
-        slot = self._slot(index)
+        slot = self.slot(index)
         if slot.handle is None:
             raise UsageError(f"module {index} is not in service", "ftvm ctl NAME status shows who is")
         if len(self.in_service) == 1:
@@ -123,18 +144,19 @@ class Service:
         module, slot.handle = slot.handle, None
         slot.out, slot.may_return = State.OFFLINE, False
         module.close()
-        self._on_change("pulled", index, f"out of service by hand; {self._company()}")
+        self._tell(MODULE_PULLED, slot, f"out of service by hand; {self._company()}")
 
     def insert(self, index: int) -> None:
         """Begin to bring a module back. Raises UsageError when it is in service or another one is on its way."""
-        slot = self._slot(index)
+        slot = self.slot(index)
         if slot.handle is not None:
             raise UsageError(f"module {index} is in service already")
         if self._returning is not None:
             raise UsageError(f"module {self._returning.index} is on its way back", "one at a time")
         self._returning = slot
+        self._told_progress = 0.0
         self.resync = Resync(self._start_module(index), self._image)
-        self._on_change("returning", index, "its memory is being filled")
+        self._tell(MODULE_FILLING, slot, "its memory is being filled", done=0.0)
 
     def bring_back(self) -> None:
         """Begin to bring back a module that left without a proven defect, if there is one."""
@@ -146,20 +168,20 @@ class Service:
 
     # ---- the end of a resync ----
 
-    def seat_returned(self) -> ModuleHandle:
-        """The module of the resync is complete and joins."""
+    def seat_returned(self, pause_ms: float) -> None:
+        """The module of the resync is complete and joins; the others stood still for ``pause_ms``."""
         assert self.resync is not None and self._returning is not None
         slot, module = self._returning, self.resync.module
         self.resync = self._returning = None
         slot.restarts += 1
         self._seat(slot, module)
-        self._on_change("joined", slot.index, f"back in service, {self._company()}")
-        return module
+        slot.join_pause_ms = pause_ms
+        self._tell(MODULE_JOINED, slot, f"back in service, {self._company()}")
 
     def lose_returning(self) -> None:
         """The module that was on its way back died."""
         assert self.resync is not None and self._returning is not None
-        self._on_change("failed", self._returning.index, "died on its way back")
+        self._tell(MODULE_FAILED, self._returning, "died on its way back")
         self._count(self._returning, "death")
         self.resync.module.close()
         self._abandon_resync()
@@ -170,6 +192,14 @@ class Service:
             module.close()
         if self.resync is not None:
             self.resync.module.close()
+
+    def tell_progress(self) -> None:
+        """Of the module that is on its way back, in steps of a tenth."""
+        assert self.resync is not None and self._returning is not None
+        done = int(self.resync.progress() * 10) / 10
+        if done > self._told_progress:
+            self._told_progress = done
+            self._tell(MODULE_FILLING, self._returning, f"its memory is filled to {done:.0%}", done=done)
 
     # ---- looking ----
 
@@ -192,17 +222,15 @@ class Service:
     def _vacant(self) -> Slot:
         return next(iter(self._vacant_slots()))
 
-    def _slot(self, index: int) -> Slot:
-        if not 0 <= index < len(self.slots):
-            raise UsageError(f"there is no module {index}", f"this machine has 0 to {len(self.slots) - 1}")
-        return self.slots[index]
-
     def _slot_of(self, module: ModuleHandle) -> Slot:
         return next(slot for slot in self.slots if slot.handle is module)
 
-    def _count(self, slot: Slot, kind: str) -> None:
-        slot.faults[kind] = slot.faults.get(kind, 0) + 1
-        slot.last_fault = kind
+    def _count(self, slot: Slot, kind: str) -> Verdict:
+        slot.last_fault = datetime.now(UTC)
+        return slot.policing.record_fault(kind, time.monotonic())
+
+    def _tell(self, kind: str, slot: Slot, reason: str, **detail: Detail) -> None:
+        self._log.emit(kind, f"module {slot.index}", reason=reason, **detail)
 
     def _company(self) -> str:
         count = len(self.in_service)

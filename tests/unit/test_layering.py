@@ -13,11 +13,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom to the top. Rooms on one line may know each other.
 LAYERS = (
     ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "screen", "_native"),
-    ("boot",),
+    ("boot", "storage"),
     ("module",),
     ("monitor",),
     ("control",),
-    ("machine",),
+    ("machine", "management"),
     ("guests", "terminal"),
     ("cli",),
     ("__main__",),
