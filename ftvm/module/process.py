@@ -53,9 +53,13 @@ class Module:
         self._cpu = Cpu(self._ram)
         self._cpu.set_dirty_log(self._link.written_pages, self._link.written_count)
         self._board = Board(setup.board, self._cpu)
-        self._start_at(setup.start)
+        match setup.start:
+            case Start() as reset:
+                self._reset_to(reset)
+            case Snapshot() as snapshot:
+                self._load(snapshot)
 
-    def _start_at(self, start: Start) -> None:
+    def _reset_to(self, start: Start) -> None:
         values = {**start.registers, "cs.selector": start.cs, "cs.base": start.cs * 16, "rip": start.ip}
         self._cpu.load(with_registers(self._arch(), values))
 

@@ -83,7 +83,16 @@ class VerifiedImage:
         if offset is None or lib.ft_voter_write(self._voter, offset, data, len(data)) != 0:
             raise ValueError(f"{len(data)} bytes at {gpa:#x} are not inside RAM")
 
-    def _contents(self) -> Iterator[tuple[int, int]]:
+    def put_pages(self, page: int, data: bytes) -> None:
+        """Put whole pages of a saved machine back. Raises ValueError outside RAM."""
+        if lib.ft_voter_write(self._voter, page * PAGE_BYTES, data, len(data)) != 0:
+            raise ValueError(f"{len(data)} bytes from page {page} on are not inside RAM")
+
+    def stand_at(self, arch: bytes, board: bytes, position: int) -> None:
+        """What the image holds in RAM is verified, and this is the rest of that state."""
+        self.arch, self.board, self.position = arch, board, position
+
+    def contents(self) -> Iterator[tuple[int, int]]:
         """(first page, pages) of every stretch of RAM that is not all zero."""
         count = ffi.new("uint32_t *")
         page = lib.ft_voter_content(self._voter, 0, count)
@@ -97,7 +106,7 @@ class VerifiedImage:
         By system call: the first touch of a page through a mapping costs twice as much.
         """
         with memoryview(self.ram) as ram:
-            for page, count in self._contents():
+            for page, count in self.contents():
                 offset, end = page * PAGE_BYTES, (page + count) * PAGE_BYTES
                 while offset < end:
                     offset += os.pwrite(ram_fd, ram[offset:end], offset)
@@ -179,7 +188,7 @@ class VerifiedImage:
         state.update(len(self.board).to_bytes(8, "little"))
         state.update(self.board)
         with memoryview(self.ram) as ram:
-            for page, count in self._contents():
+            for page, count in self.contents():
                 state.update(page.to_bytes(8, "little"))
                 state.update(count.to_bytes(8, "little"))
                 state.update(ram[page * PAGE_BYTES : (page + count) * PAGE_BYTES])

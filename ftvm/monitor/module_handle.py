@@ -29,6 +29,7 @@ from ftvm.module.link import (
     Report,
     Setup,
     SetupAnswer,
+    Snapshot,
     Start,
     mailbox_bytes,
 )
@@ -152,7 +153,7 @@ class ModuleHandle:
         """Copy the image into its RAM, which is all zero."""
         image.fill(self._ram_fd)
 
-    def set_up(self, board: BoardConfig, start: Start, spins: int) -> None:
+    def set_up(self, board: BoardConfig, start: Start | Snapshot, spins: int) -> None:
         """Tell it what it is. ``spins``: see SPINS in ftvm/machine.py."""
         setup = _encode(
             Setup(self.index, len(self._ram), board, start, spins, self._descriptors, jail.filter_program())
