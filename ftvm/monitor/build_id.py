@@ -1,5 +1,5 @@
-"""Which build of ftvm this is, as far as the guest is concerned: what is stored at a position means something only to the
-same blocks and the same chips.
+"""Which build of ftvm this is, as far as the guest is concerned: what is stored at a position means something only to
+the same blocks and the same chips.
 """
 
 import functools
