@@ -161,12 +161,10 @@ def test_an_exception_in_the_callers_callback_ends_the_modules() -> None:
     assert not any(Path(f"/proc/{module.pid}").exists() for module in machine.modules)
 
 
-def test_an_image_that_cannot_be_booted_leaves_no_module_behind(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_booted_is_refused_before_any_module_starts(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a kernel\n")
-    machine = Machine(MachineConfig(image=tmp_path / "text"))
     with pytest.raises(UnusableFile):
-        machine.run()
-    assert not any(Path(f"/proc/{module.pid}").exists() for module in machine.modules)
+        Machine(MachineConfig(image=tmp_path / "text"))
 
 
 def test_more_memory_than_the_host_has_is_refused() -> None:

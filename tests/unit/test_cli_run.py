@@ -13,6 +13,7 @@ from ftvm.cli import run as run_command
 from ftvm.exitcodes import ExitCode
 from ftvm.guests.catalogue import Guest
 from ftvm.machine import MachineConfig, ModuleReport, OnConsole, RunResult
+from ftvm.monitor.eventlog import Observer
 
 
 def result(outcome: str = "exit", exit_code: int | None = None) -> RunResult:
@@ -39,7 +40,7 @@ class FakeMachine:
     ending: ClassVar[RunResult] = result()
     divergence_text: ClassVar[str | None] = None
 
-    def __init__(self, config: MachineConfig, on_console: OnConsole) -> None:
+    def __init__(self, config: MachineConfig, on_console: OnConsole, on_event: Observer) -> None:
         self.configs.append(config)
         self._on_console = on_console
 
