@@ -1123,15 +1123,31 @@ static void check_port(void *env, uint32_t port, uint32_t size, uintptr_t host_p
                  : helper_check_iol_x86_64)(env, port);
 }
 
+/*
+ * An access to a port takes 1 us, as on the ISA bus: a guest that waits by polling a port would else wait long, since
+ * the access costs us as much. What the current run ends for, a timer, comes so much earlier.
+ */
+static void pass_port_time(ft_cpu *cpu)
+{
+    enum { PORT_NS = 1000 };
+    uint64_t blocks = PORT_NS / cpu->ns_per_block, position = ft_engine_position(cpu);
+
+    cpu->skipped_ns += PORT_NS;
+    cpu->limit = cpu->limit - position > blocks && cpu->limit > position ? cpu->limit - blocks : position;
+    ft_engine_limit_changed(cpu);
+}
+
 static uint64_t port_read(void *env, uint32_t port, uint32_t size, uintptr_t host_pc)
 {
     check_port(env, port, size, host_pc);
+    pass_port_time(owner_of_env(env));
     return ft_on_port_read(owner_of_env(env)->device, port, size);
 }
 
 static void port_write(void *env, uint32_t port, uint32_t size, uint32_t value, uintptr_t host_pc)
 {
     check_port(env, port, size, host_pc);
+    pass_port_time(owner_of_env(env));
     ft_on_port_write(owner_of_env(env)->device, port, size, value);
 }
 

@@ -34,7 +34,7 @@ typedef struct {
  */
 typedef struct {
     uint64_t position;   /* guest blocks entered since reset */
-    uint64_t skipped_ns; /* virtual time that passed without blocks, at HLT */
+    uint64_t skipped_ns; /* virtual time that passed without blocks: at HLT and in accesses to ports */
     uint64_t gpr[16];    /* rax rcx rdx rbx rsp rbp rsi rdi r8..r15 */
     uint64_t rip;
     uint64_t rflags;
