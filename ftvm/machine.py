@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,22 +21,25 @@ from ftvm.control import verbs
 from ftvm.control.hook import EventHook
 from ftvm.control.place import Claim
 from ftvm.control.server import ControlServer
-from ftvm.errors import HostError, UsageError
+from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
 from ftvm.management import Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
 from ftvm.module.board import BoardConfig
-from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Start
+from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
 from ftvm.module.registers import register
+from ftvm.monitor import savefile
 from ftvm.monitor.console import Console
-from ftvm.monitor.eventlog import EventFile, EventLog, Observer
+from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, EventFile, EventLog, Observer
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
+from ftvm.monitor.savefile import MachineState, SavedMachine
 from ftvm.monitor.service import Service
+from ftvm.monitor.start import StartState
 from ftvm.units import GIB, MIB, PAGE_BYTES, format_size
 
 RESULT_VERSION = 1
@@ -62,6 +66,10 @@ class MachineConfig:
     ``stop_on`` ends the run when the text comes on the serial console. ``input`` is offered to the serial
     port at the start, or when the text ``input_after`` came. ``real_time`` makes an idle guest wait for the
     wall clock. ``interactive``: input may come at any time, so a guest that waits without a timer is not over.
+
+    The verified state is saved to ``save_on_exit`` when the run ends before the guest does, and to
+    ``save_on_fail_stop`` (or else there too) at a fail-stop. With ``saved`` the machine goes on from there: see
+    ``resume``.
     """
 
     image: Path
@@ -81,6 +89,15 @@ class MachineConfig:
     event_command: str | None = None
     protocol: str | None = None
     module_files: tuple[Path, ...] = ()
+    save_on_exit: Path | None = None
+    save_on_fail_stop: Path | None = None
+    saved: SavedMachine | None = None
+
+    @classmethod
+    def resume(cls, saved: SavedMachine, **settings: Any) -> "MachineConfig":
+        """To go on with a saved machine. Its guest and memory are its own; so are the input it was started with, and
+        ``stop_on`` unless that is among the ``settings``."""
+        return cls(image=saved.path, memory_bytes=saved.state.board.ram_bytes, saved=saved, **settings)
 
     def __post_init__(self) -> None:
         if not 1 <= self.modules <= MAX_MODULES:
@@ -130,7 +147,8 @@ class RunResult:
 
     ``outcome`` is exit, stopped, timeout, halted, crash or fail-stop. ``exit_code`` is what the guest wrote to the
     debug-exit port, else None. ``state_digest`` is a hash over the architectural state, chips and RAM of the
-    final verified state: equal for equal runs, whatever the epoch length or the number of modules.
+    final verified state: equal for equal runs, whatever the epoch length or the number of modules. ``saved_to`` is
+    the file from which ``ftvm resume`` goes on, if one was written.
     """
 
     version: int
@@ -145,6 +163,7 @@ class RunResult:
     virtual_s: float
     longest_pause_ms: float
     state_digest: str
+    saved_to: str | None = None
 
     def to_json(self) -> bytes:
         """One JSON object with exactly the fields above."""
@@ -180,25 +199,24 @@ class Machine:
         if on_event is not None:
             self._log.follow(on_event)
         _check_host_memory(config)
-        self._plan = load(
-            config.image,
-            initrd=config.initrd,
-            append=config.append,
-            ram_bytes=config.memory_bytes,
-            modules=config.module_files,
-            protocol=config.protocol,
-        )
+        self._start = _start_state(config)
         self._console = Console(on_console)
+        if self._start.typed:
+            self._console.send(self._start.typed)
         self._poller = Poller()
         self._stop = threading.Event()
         self._faults: list[Fault] = []
         self._service: Service | None = None
         self._image: VerifiedImage | None = None
+        self._lockstep: Lockstep | None = None
         self._divergence_text: str | None = None
-        self._save_to: Path | None = None
+        self.saved_to: Path | None = None
+        """Where the machine was saved last."""
+        self.not_saved: FtvmError | None = None
+        """Why it was not saved when the run ended, although the configuration says so."""
 
     def run(self) -> RunResult:
-        """Boot the guest and run it to its end. No process or memory outlives this call, whatever ends it.
+        """Boot or resume the guest and run it to its end. No process or memory outlives this call, whatever ends it.
 
         Raises HostError when the host refuses memory or processes, EngineError when the CPU engine fails.
         """
@@ -211,16 +229,16 @@ class Machine:
             service = self._service = Service(config.modules, self._start_module, image, self._log)
             resources.callback(service.close)
             service.start()  # the processes come up while the start image is made
-            for segment in self._plan.segments:
-                image.write(segment.gpa, segment.data)
+            self._start.fill(image)
             service.fill()
             requests = SyncPointPoller(self._poller)
-            lockstep = Lockstep(
+            lockstep = self._lockstep = Lockstep(
                 service,
                 image,
                 self._console,
                 self._poller,
                 requests,
+                inputs=self._start.inputs,
                 stop=self._stop,
                 epoch_blocks=config.epoch_blocks,
                 until_s=None if config.timeout_s is None else began_s + config.timeout_s,
@@ -241,8 +259,13 @@ class Machine:
                 )
             if self._faults:
                 lockstep.inject(self._faults)
-            ending = lockstep.run()
+            try:
+                ending = lockstep.run()
+            except HostError:
+                self._save_at_end("fail-stop")
+                raise
             wall_s = time.monotonic() - began_s
+            self._save_at_end(ending.outcome)
             if lockstep.incidents:
                 self._divergence_text = explain(lockstep.incidents[-1].divergence, image)
             return RunResult(
@@ -258,28 +281,54 @@ class Machine:
                 virtual_s=image.virtual_ns() / 1e9,
                 longest_pause_ms=lockstep.longest_pause_s * 1e3,
                 state_digest=image.digest(),
+                saved_to=None if self.saved_to is None else str(self.saved_to),
             )
 
     def _start_module(self, index: int) -> ModuleHandle:
-        config, plan = self._config, self._plan
-        board = BoardConfig(
-            ram_bytes=config.memory_bytes,
-            input=config.input or b"",
-            input_after=config.input_after.encode() if config.input_after else None,
-            stop_on=config.stop_on.encode() if config.stop_on else None,
-            real_time=config.real_time,
-            interactive=config.interactive,
-        )
+        config = self._config
         # A module that waits may spin only on a core that nobody else needs: the monitor works meanwhile.
         spins = SPINS if len(os.sched_getaffinity(0)) > config.modules else 0
         module = ModuleHandle(index, config.memory_bytes, self._poller)
-        module.set_up(board, Start(plan.cs, plan.ip, plan.registers), spins)
+        module.set_up(self._start.board, self._start.cpu, spins)
         return module
 
     def suspend(self, path: Path) -> None:
-        """End the run, ``stopped``, and save the machine to ``path``. At a sync point, on the machine's thread."""
-        self._save_to = path
+        """Save the verified state to ``path``, with all input on its way into it, and end the run, ``stopped``.
+
+        On the machine's thread. When it raises, the machine goes on: HostError when the file cannot be written,
+        UsageError when there is nothing to go on with later.
+        """
+        self._save(path)
         self.request_stop()
+
+    def _save(self, path: Path) -> None:
+        image, lockstep = self._image, self._lockstep
+        if image is None or lockstep is None or not image.arch:
+            raise UsageError("nothing to save: the machine has not begun to run")
+        if lockstep.finished:
+            raise UsageError("nothing to save: the guest ended by itself")
+        snapshot = Snapshot(image.arch, image.board)
+        start = self._start
+        state = MachineState(start.guest, start.board, snapshot, lockstep.uncommitted, self._console.waiting())
+        try:
+            savefile.save(path, state, image)
+        except HostError as error:
+            self._log.emit(SUSPEND_FAILED, "machine", reason=error.message)
+            raise
+        self.saved_to = path
+        self._log.emit(SUSPENDED, "machine", file=str(path))
+
+    def _save_at_end(self, outcome: str) -> None:
+        """As the configuration says. How the run ended counts more than that it cannot be saved."""
+        path = self._config.save_on_exit
+        if outcome == "fail-stop":
+            path = self._config.save_on_fail_stop or path
+        if path is None:
+            return
+        try:
+            self._save(path)
+        except FtvmError as error:
+            self.not_saved = error
 
     def request_stop(self) -> None:
         """End the run, ``stopped`` in the state of the last sync point. From any thread, or a callback."""
@@ -346,6 +395,31 @@ class Machine:
         cells = self.read_memory(VGA_TEXT, 2 * SCREEN_COLUMNS * SCREEN_LINES)
         text = cells[::2].decode("cp437").translate({0: " "})
         return [text[at : at + SCREEN_COLUMNS] for at in range(0, len(text), SCREEN_COLUMNS)]
+
+
+def _start_state(config: MachineConfig) -> StartState:
+    stop_on = config.stop_on.encode() if config.stop_on else None
+    if config.saved is not None:
+        return StartState.resume(
+            config.saved, stop_on=stop_on, real_time=config.real_time, interactive=config.interactive
+        )
+    plan = load(
+        config.image,
+        initrd=config.initrd,
+        append=config.append,
+        ram_bytes=config.memory_bytes,
+        modules=config.module_files,
+        protocol=config.protocol,
+    )
+    board = BoardConfig(
+        ram_bytes=config.memory_bytes,
+        input=config.input or b"",
+        input_after=config.input_after.encode() if config.input_after else None,
+        stop_on=stop_on,
+        real_time=config.real_time,
+        interactive=config.interactive,
+    )
+    return StartState.boot(f"{config.image} {config.append}".rstrip(), plan, board)
 
 
 def _check_host_memory(config: MachineConfig) -> None:

@@ -33,7 +33,7 @@ from ftvm.module.chips.portcf9 import PortCf9
 from ftvm.module.chips.rtc import Rtc
 from ftvm.module.chips.uart import Uart
 from ftvm.module.chips.vga import Vga
-from ftvm.module.console_script import ConsoleScript
+from ftvm.module.console_script import ConsoleScript, ConsoleScriptState
 from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, Devices
 from ftvm.module.events import (
     ConsoleIn,
@@ -558,3 +558,12 @@ class Board:
         self._outputs.append(output)
         self._exiting = True
         self._cpu.request_stop()
+
+
+def waiting_anew(saved: bytes) -> bytes:
+    """What ``Board.save`` gave, for a board whose text to stop at has not begun to come."""
+    states = msgspec.msgpack.decode(saved, type=dict[str, msgspec.Raw])
+    script = msgspec.msgpack.decode(states["script"], type=ConsoleScriptState)
+    script.stop_matched, script.stopped = 0, False
+    states["script"] = msgspec.Raw(msgspec.msgpack.encode(script))
+    return msgspec.msgpack.encode(states)

@@ -28,6 +28,10 @@ class Console:
         """Offer bytes to the guest. From any thread."""
         self._input.append(data)
 
+    def waiting(self) -> bytes:
+        """All that was sent and not taken."""
+        return b"".join([*self._input])
+
     def pending(self) -> bool:
         """Whether ``take`` has something to give."""
         return bool(self._input)

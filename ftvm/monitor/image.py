@@ -20,7 +20,7 @@ from ftvm.module.link import Report
 from ftvm.module.registers import register
 from ftvm.units import NS_PER_BLOCK, PAGE_BYTES, format_size
 
-_SKIPPED = register("skipped_ns")
+_POSITION, _SKIPPED = register("position"), register("skipped_ns")
 
 MAX_RUNS = 64
 """Differing runs of bytes that a comparison names; the pages are all counted."""
@@ -88,9 +88,9 @@ class VerifiedImage:
         if lib.ft_voter_write(self._voter, page * PAGE_BYTES, data, len(data)) != 0:
             raise ValueError(f"{len(data)} bytes from page {page} on are not inside RAM")
 
-    def stand_at(self, arch: bytes, board: bytes, position: int) -> None:
+    def stand_at(self, arch: bytes, board: bytes) -> None:
         """What the image holds in RAM is verified, and this is the rest of that state."""
-        self.arch, self.board, self.position = arch, board, position
+        self.arch, self.board, self.position = arch, board, _POSITION.of(arch)
 
     def contents(self) -> Iterator[tuple[int, int]]:
         """(first page, pages) of every stretch of RAM that is not all zero."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -9,8 +10,8 @@ import msgspec
 from ftvm.errors import EngineError
 from ftvm.module import events
 from ftvm.module.board import StopKind
-from ftvm.module.events import ConsoleOut, GuestExit, Input, PowerOff, ResetRequest, StopText, TimePassed
-from ftvm.module.link import CommandKind, Fault, Snapshot
+from ftvm.module.events import ConsoleOut, GuestExit, Input, Output, PowerOff, ResetRequest, StopText, TimePassed
+from ftvm.module.link import CommandKind, Fault, Report, Snapshot
 from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
@@ -36,7 +37,8 @@ class Ending:
     exit_code: int | None = None
 
 
-_ENDINGS = {StopKind.HALTED: Ending("halted"), StopKind.CRASH: Ending("crash")}
+_ENDINGS: dict[int, Ending] = {StopKind.HALTED: Ending("halted"), StopKind.CRASH: Ending("crash")}
+_STOPPED = Ending("stopped")
 
 
 class _Ended(Exception):
@@ -50,6 +52,8 @@ class _Ended(Exception):
 class Lockstep:
     """Drives the modules in service, which stand at the start image, from sync point to sync point.
 
+    ``inputs`` (encoded) enter before the first block.
+
     The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. With ``real_time``
     an idle guest waits for the wall clock.
     """
@@ -62,6 +66,7 @@ class Lockstep:
         poller: Poller,
         requests: SyncPointPoller,
         *,
+        inputs: bytes,
         stop: threading.Event,
         epoch_blocks: int,
         until_s: float | None,
@@ -80,12 +85,16 @@ class Lockstep:
         self._recovery = Recovery(image, self._runner, service, self._note)
         self._scrub_first = 0
         self._stopped_s: float | None = None
+        self.finished = False
+        """The guest ended by itself: the verified state is its last."""
+        self.uncommitted = inputs
+        """Encoded inputs that enter, or have entered, at the verified state."""
         self.sync_points = 0
         self.dirty_pages: dict[int, int] = {}
         """By module: pages written in the newest epoch."""
         self.longest_pause_s = 0.0
         self.incidents: list[Incident] = []
-        self.input_log: list[tuple[int, bytes]] = []
+        self.input_log = [(image.position, inputs)] if inputs else []
         """(position, encoded inputs): with the start image, all that this run depends on."""
 
     def inject(self, faults: list[Fault]) -> None:
@@ -95,7 +104,8 @@ class Lockstep:
     def run(self) -> Ending:
         """Until the guest ends, somebody ends it, or the modules cannot go on. Raises EngineError, HostError."""
         try:
-            self._commit(self._agree(Epoch(0)))  # the first sync point: do all modules start alike?
+            # The first sync point: do all modules start alike?
+            self._commit(self._agree(Epoch(self._image.position, self.uncommitted)))
             while True:
                 self._attend()
                 self._commit(self._agree(self._next_epoch()))
@@ -107,7 +117,7 @@ class Lockstep:
     def _next_epoch(self) -> Epoch:
         inputs = self._inputs()
         position = self._image.position
-        payload = events.encode(inputs) if inputs else b""
+        payload = self.uncommitted = events.encode(inputs) if inputs else b""
         if inputs:
             self.input_log.append((position, payload))
         if self._console.pending():  # input that was too long for one command enters at one position all the same
@@ -134,22 +144,16 @@ class Lockstep:
         """Everything that all modules agree on becomes verified, and leaves. Raises _Ended when it says so."""
         report = self._report = result.report
         self._image.commit(report)
+        self.uncommitted = b""
         if self._service.resync is not None:
             self._service.resync.committed()
         self.sync_points += 1
-        ending: Ending | None = None
-        for output in events.decode_outputs(report.outputs):
-            match output:
-                case ConsoleOut():
-                    self._console.release(output)
-                case StopText():
-                    ending = Ending("stopped")
-                case GuestExit(code):
-                    ending = Ending("exit", code)
-                case PowerOff() | ResetRequest():
-                    ending = Ending("exit")
-        if ending is None and report.stop in _ENDINGS:
-            ending = _ENDINGS[StopKind(report.stop)]
+        outputs = events.decode_outputs(report.outputs)
+        ending = _ending(report, outputs)
+        self.finished = ending not in (None, _STOPPED)
+        for output in outputs:
+            if isinstance(output, ConsoleOut):
+                self._console.release(output)
         if report.stop == StopKind.ENGINE:
             raise EngineError(f"the engine failed at position {report.position}: {report.detail.decode()}")
         if ending is not None:
@@ -228,9 +232,23 @@ class Lockstep:
         busy = resync is not None and resync.module.alive and timeout_s != 0 and resync.copy_slice()
         self._poller.wait(0 if busy else timeout_s)
         if self._stop.is_set():
-            raise _Ended(Ending("stopped"))
+            raise _Ended(_STOPPED)
         if self._until_s is not None and time.monotonic() >= self._until_s:
             raise _Ended(Ending("timeout"))
 
     def _note(self, incident: Incident) -> None:
         self.incidents.append(incident)
+
+
+def _ending(report: Report, outputs: Sequence[Output]) -> Ending | None:
+    """The end of the run, if an epoch that ended like this is the last one."""
+    ending = _ENDINGS.get(report.stop)
+    for output in outputs:
+        match output:
+            case StopText():
+                ending = _STOPPED
+            case GuestExit(code):
+                ending = Ending("exit", code)
+            case PowerOff() | ResetRequest():
+                ending = Ending("exit")
+    return ending

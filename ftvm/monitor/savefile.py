@@ -22,7 +22,7 @@ from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES
 from ftvm.module import events
 from ftvm.module.board import BoardConfig
 from ftvm.module.link import Snapshot
-from ftvm.module.registers import ARCH_BYTES, register
+from ftvm.module.registers import ARCH_BYTES
 from ftvm.monitor.build_id import build_id
 from ftvm.monitor.image import VerifiedImage
 from ftvm.units import MIB, PAGE_BYTES
@@ -41,7 +41,6 @@ MAX_HEADER_BYTES = 64 * MIB
 PIECE_BYTES = MIB
 """Of memory, read or written at a time."""
 
-_POSITION = register("position")
 _WRITABLE = "give the name of a file that can be written"
 
 
@@ -57,10 +56,6 @@ class MachineState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     snapshot: Snapshot
     inputs: bytes = b""
     typed: bytes = b""
-
-    @property
-    def position(self) -> int:
-        return _POSITION.of(self.snapshot.arch)
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -80,10 +75,9 @@ class SavedMachine:
     digest: bytes
 
     def fill(self, image: VerifiedImage) -> None:
-        """Make ``image``, still all zero, the machine's verified state. Raises UnusableFile if the file has changed."""
+        """Put the machine's RAM into ``image``, which is all zero. Raises UnusableFile if the file has changed."""
         if _read(self.path, image.put_pages).digest != self.digest:
             raise UnusableFile(f"{self.path} was written to while the machine started", "try again")
-        image.stand_at(self.state.snapshot.arch, self.state.snapshot.board, self.state.position)
 
 
 # ---- writing ----

@@ -1,0 +1,52 @@
+"""Where a machine begins: at a CPU's reset with an image in RAM, or where a machine was saved."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ftvm.boot.plan import BootPlan
+from ftvm.module.board import BoardConfig, waiting_anew
+from ftvm.module.link import Snapshot, Start
+from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.savefile import SavedMachine
+
+
+@dataclass(frozen=True)
+class StartState:
+    """What the modules are told at their start, and how RAM is filled. ``guest`` says for people what runs.
+
+    ``inputs`` (encoded) enter the modules before their first block; ``typed`` is to be offered to the console.
+    """
+
+    guest: str
+    board: BoardConfig
+    cpu: Start | Snapshot
+    fill: Callable[[VerifiedImage], None]
+    """Put RAM, and what is verified already beside it, into an image that is all zero. Raises UnusableFile."""
+    inputs: bytes = b""
+    typed: bytes = b""
+
+    @classmethod
+    def boot(cls, guest: str, plan: BootPlan, board: BoardConfig) -> "StartState":
+        """The reset of a machine in whose RAM an image was laid out."""
+
+        def fill(image: VerifiedImage) -> None:
+            for segment in plan.segments:
+                image.write(segment.gpa, segment.data)
+
+        return cls(guest, board, Start(plan.cs, plan.ip, plan.registers), fill)
+
+    @classmethod
+    def resume(cls, saved: SavedMachine, *, stop_on: bytes | None, real_time: bool, interactive: bool) -> "StartState":
+        """Where ``saved`` was left. A new ``stop_on`` is waited for from now on; None keeps waiting for the old one."""
+        state = saved.state
+        board = replace(state.board, real_time=real_time, interactive=interactive)
+        snapshot = state.snapshot
+        if stop_on is not None:
+            board = replace(board, stop_on=stop_on)
+            snapshot = Snapshot(snapshot.arch, waiting_anew(snapshot.board))
+
+        def fill(image: VerifiedImage) -> None:
+            saved.fill(image)
+            image.stand_at(snapshot.arch, snapshot.board)
+
+        return cls(state.guest, board, snapshot, fill, state.inputs, state.typed)
