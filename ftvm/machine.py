@@ -147,8 +147,7 @@ class RunResult:
 
     ``outcome`` is exit, stopped, timeout, halted, crash or fail-stop. ``exit_code`` is what the guest wrote to the
     debug-exit port, else None. ``state_digest`` is a hash over the architectural state, chips and RAM of the
-    final verified state: equal for equal runs, whatever the epoch length or the number of modules. ``saved_to`` is
-    the file from which ``ftvm resume`` goes on, if one was written.
+    final verified state: equal for equal runs, whatever the epoch length or the number of modules.
     """
 
     version: int
@@ -163,7 +162,6 @@ class RunResult:
     virtual_s: float
     longest_pause_ms: float
     state_digest: str
-    saved_to: str | None = None
 
     def to_json(self) -> bytes:
         """One JSON object with exactly the fields above."""
@@ -281,7 +279,6 @@ class Machine:
                 virtual_s=image.virtual_ns() / 1e9,
                 longest_pause_ms=lockstep.longest_pause_s * 1e3,
                 state_digest=image.digest(),
-                saved_to=None if self.saved_to is None else str(self.saved_to),
             )
 
     def _start_module(self, index: int) -> ModuleHandle:

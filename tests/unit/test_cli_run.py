@@ -9,7 +9,9 @@ from typing import ClassVar
 import pytest
 
 from ftvm import cli
+from ftvm.cli import _machine
 from ftvm.cli import run as run_command
+from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
 from ftvm.guests.catalogue import Guest
 from ftvm.machine import MachineConfig, ModuleReport, OnConsole, RunResult
@@ -39,6 +41,8 @@ class FakeMachine:
     configs: ClassVar[list[MachineConfig]] = []
     ending: ClassVar[RunResult] = result()
     divergence_text: ClassVar[str | None] = None
+    saved_to: ClassVar[Path | None] = None
+    not_saved: ClassVar[FtvmError | None] = None
 
     def __init__(self, config: MachineConfig, on_console: OnConsole, on_event: Observer) -> None:
         self.configs.append(config)
@@ -58,7 +62,7 @@ GUEST = Guest("tux", Path("/guests/tux"), Path("/guests/initrd"), "console=ttyS0
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeMachine]:
-    monkeypatch.setattr(run_command, "Machine", FakeMachine)
+    monkeypatch.setattr(_machine, "Machine", FakeMachine)
     monkeypatch.setattr(run_command.catalogue, "find", lambda name: GUEST if name == GUEST.name else None)
     monkeypatch.setattr(FakeMachine, "configs", [])
     return FakeMachine
@@ -98,6 +102,7 @@ def test_options_reach_the_machine(tmp_path: Path) -> None:
         real_time=True,
         protocol="flat",
         module_files=(Path("m1"), Path("m2")),
+        save_on_fail_stop=Path("ftvm-n.save"),
     )
 
 
@@ -180,6 +185,45 @@ def test_a_divergence_is_reported_to_people_too(
     assert "rax differs" in capsys.readouterr().err
 
 
+def test_a_machine_that_is_to_be_saved_is_saved_there_at_a_fail_stop_too(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    config = configuration("kernel", "--save-on-exit", str(file))
+    assert (config.save_on_exit, config.save_on_fail_stop) == (file, file)
+
+
+def test_where_the_machine_was_saved_is_said_with_the_command_that_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeMachine, "ending", result("fail-stop"))
+    monkeypatch.setattr(FakeMachine, "saved_to", Path("ftvm-my guest.save"))
+    assert cli.execute(["run", "kernel", "--name", "my guest"]) == ExitCode.FAIL_STOP
+    assert "ftvm resume 'ftvm-my guest.save'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("outcome", "trouble", "code"),
+    [
+        ("exit", UsageError("the guest ended"), ExitCode.OK),
+        ("timeout", HostError("the disk is full"), ExitCode.HOST),
+        ("fail-stop", HostError("the disk is full"), ExitCode.FAIL_STOP),
+    ],
+)
+def test_a_machine_that_is_not_saved_says_why_and_the_report_is_there_all_the_same(
+    outcome: str,
+    trouble: FtvmError,
+    code: ExitCode,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FakeMachine, "ending", result(outcome))
+    monkeypatch.setattr(FakeMachine, "not_saved", trouble)
+    report = tmp_path / "json"
+    assert cli.execute(["run", "kernel", "--save-on-exit", str(tmp_path / "f"), "--json", str(report)]) == code
+    assert json.loads(report.read_text())["outcome"] == outcome
+    assert trouble.message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -204,6 +248,8 @@ def test_a_divergence_is_reported_to_people_too(
         (["--json", "/nowhere/result"], ExitCode.HOST, "/nowhere/result"),
         (["--console", "/nowhere/log"], ExitCode.HOST, "/nowhere/log"),
         (["--screen", "/"], ExitCode.HOST, "/"),
+        (["--save-on-exit", "/nowhere/file"], ExitCode.HOST, "/nowhere/file"),
+        (["--save-on-exit", "/dev/null"], ExitCode.HOST, "/dev/null"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,0 +1,250 @@
+"""What ``ftvm run`` and ``ftvm resume`` share: how a machine is run, watched and ended, whatever it began with."""
+
+import contextlib
+import functools
+import math
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO
+
+import click
+
+from ftvm import terminal
+from ftvm.cli._output import json_option, output_file, write_json
+from ftvm.errors import HostError, UsageError
+from ftvm.machine import DEFAULT_EPOCH_BLOCKS, MAX_MODULES, Machine, MachineConfig, RunResult
+from ftvm.monitor import savefile
+from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, Event
+from ftvm.units import parse_blocks
+
+KEYBOARD = 0  # standard input
+
+_SHOWN = frozenset({MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED})
+"""Events that a person at the console should see at once."""
+
+
+def _save_target(path: str) -> Path:
+    """The ``type=`` of an option that names a file to save to; trouble shows before anything starts."""
+    savefile.check_target(Path(path))
+    return Path(path)
+
+
+_OPTIONS = (
+    click.option("--modules", type=int, default=2, show_default=True, help=f"CPUs in lockstep, 1 to {MAX_MODULES}."),
+    click.option(
+        "--epoch",
+        metavar="BLOCKS",
+        type=parse_blocks,
+        default=str(DEFAULT_EPOCH_BLOCKS),
+        show_default=True,
+        help="Guest blocks between two comparisons; 50k and 1M are understood.",
+    ),
+    click.option("--stop-on", metavar="TEXT", help="End the run well when this comes on the serial console."),
+    click.option("--timeout", metavar="SECONDS", type=float, help="End the run after this wall time."),
+    click.option(
+        "--interactive/--no-interactive",
+        default=None,
+        help="Keys go to the serial console. Default: on a terminal, unless input is given.",
+    ),
+    click.option(
+        "--real-time/--no-real-time",
+        default=None,
+        help="An idle guest waits for the wall clock, else its time jumps. Default: when interactive on a terminal.",
+    ),
+    click.option("--name", help="For 'ftvm ctl'; by default the process id."),
+    click.option(
+        "--save-on-exit",
+        metavar="FILE",
+        type=_save_target,
+        help="Save the machine for 'ftvm resume' when the run ends and the guest has not: by the timeout, the text to"
+        " stop on, Ctrl-A x, Ctrl-C or a signal. At a fail-stop it is saved in any case, else to ftvm-NAME.save.",
+    ),
+    click.option(
+        "--event-log", metavar="FILE", type=Path, help="Append every change of state, one JSON object a line."
+    ),
+    click.option("--on-event", metavar="COMMAND", help="Run this at every change of state, told as JSON on its input."),
+    click.option(
+        "--console", "console_file", metavar="FILE", type=output_file, help="Write the console's bytes here too."
+    ),
+    click.option(
+        "--screen", "screen_file", metavar="FILE", type=output_file, help="Write the VGA text screen at the end."
+    ),
+    json_option,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the options above say."""
+
+    modules: int
+    epoch: int
+    stop_on: str | None
+    timeout: float | None
+    interactive: bool | None
+    real_time: bool | None
+    name: str | None
+    save_on_exit: Path | None
+    event_log: Path | None
+    on_event: str | None
+    console_file: BinaryIO | None
+    screen_file: BinaryIO | None
+    json_file: BinaryIO | None
+
+    def of_machine(self, keyboard_free: bool = True) -> dict[str, Any]:
+        """The fields of a MachineConfig that they decide. Raises UsageError."""
+        if self.timeout is not None and not math.isfinite(self.timeout):
+            raise UsageError(f"a timeout of {self.timeout} seconds", "give a number, or no timeout")
+        on_terminal = terminal.in_foreground(KEYBOARD) and sys.stdout.isatty()
+        interactive = on_terminal and keyboard_free if self.interactive is None else self.interactive
+        name = self.name or str(os.getpid())
+        return {
+            "modules": self.modules,
+            "epoch_blocks": self.epoch,
+            "stop_on": self.stop_on,
+            "timeout_s": self.timeout,
+            "interactive": interactive,
+            "real_time": interactive and on_terminal if self.real_time is None else self.real_time,
+            "name": name,
+            "save_on_exit": self.save_on_exit,
+            "save_on_fail_stop": self.save_on_exit or Path(f"ftvm-{name}.save"),
+            "event_log": self.event_log,
+            "event_command": self.on_event,
+        }
+
+
+def machine_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options that every run of a machine has, as the argument ``settings``. Next to the function."""
+
+    @functools.wraps(command)
+    def gathering(**arguments: Any) -> int:
+        settings = Settings(**{field.name: arguments.pop(field.name) for field in fields(Settings)})
+        return command(settings=settings, **arguments)
+
+    for option in reversed(_OPTIONS):
+        gathering = option(gathering)
+    return gathering
+
+
+def run_machine(config: MachineConfig, settings: Settings) -> int:
+    """Run a machine with its console here, and report; the exit code."""
+    # With the report on standard output, the console makes room for it.
+    live = sys.stderr.buffer if settings.json_file is sys.stdout.buffer else sys.stdout.buffer
+    console = _ConsoleOutput([live] if settings.console_file is None else [live, settings.console_file])
+    machine = Machine(config, on_console=console.show, on_event=console.tell)
+    try:
+        with _ending_by_signal(machine, config.save_on_exit is not None) as signals:
+            result = _run_with_keyboard(machine) if config.interactive else machine.run()
+    except HostError:
+        _tell_where_it_is(machine)
+        raise
+
+    if settings.screen_file is not None:
+        settings.screen_file.write("".join(f"{line.rstrip()}\n" for line in machine.screen()).encode())
+        settings.screen_file.flush()
+    if settings.json_file is not None:
+        write_json(settings.json_file, result.to_json())
+    if not console.at_line_start:
+        click.echo(err=True)
+    if machine.divergence_text is not None:
+        click.echo(machine.divergence_text, err=True)
+    _tell_where_it_is(machine)
+    click.echo(_summary(result), err=True)
+    if signals:
+        return 128 + signals[0]
+    if isinstance(machine.not_saved, HostError) and result.outcome != "fail-stop":
+        raise machine.not_saved
+    return result.process_exit_code()
+
+
+class _ConsoleOutput:
+    """Where the guest's console is shown and written."""
+
+    def __init__(self, files: list[BinaryIO]) -> None:
+        self._files = files
+        self.at_line_start = True
+
+    def show(self, channel: str, data: bytes) -> None:
+        """Both channels are shown: few guests use more than one."""
+        for file in self._files:
+            file.write(data)
+            file.flush()
+        self.at_line_start = data.endswith(b"\n")
+
+    def tell(self, event: Event) -> None:
+        """An event of the machine, beside the console."""
+        if event.kind in _SHOWN:
+            begin = "" if self.at_line_start else "\r\n"
+            click.echo(f"{begin}ftvm: {event.subject}: {event.detail['reason']}\r", err=True)
+            self.at_line_start = True
+
+
+def _run_with_keyboard(machine: Machine) -> RunResult:
+    """Run with the keys of standard input going to the guest."""
+    keys = terminal.KeyFilter()
+
+    def typed() -> None:
+        data = os.read(KEYBOARD, 4096)
+        if not data:
+            machine.unwatch(KEYBOARD)
+            return
+        for_guest, commands = keys.feed(data)
+        if for_guest:
+            machine.send_console(for_guest)
+        for asked in commands:
+            if asked is terminal.Command.QUIT:
+                machine.request_stop()
+            else:
+                click.echo(f"\n{terminal.KEYS_HELP}", err=True)
+
+    machine.watch(KEYBOARD, typed)
+    click.echo(f"ftvm: {terminal.KEYS_HINT}", err=True)
+    with terminal.RawTerminal(KEYBOARD):
+        return machine.run()
+
+
+@contextlib.contextmanager
+def _ending_by_signal(machine: Machine, wanted: bool) -> Iterator[list[int]]:
+    """If ``wanted``: the first Ctrl-C, SIGTERM or SIGHUP lets the machine come to a state that can be saved, and is in
+    the list then; the next one ends the process as it does elsewhere."""
+    came: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        came.append(number)
+        machine.request_stop()
+
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if wanted and (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+    }
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_where_it_is(machine: Machine) -> None:
+    if machine.saved_to is not None:
+        click.echo(f"ftvm: saved; to go on: ftvm resume {shlex.quote(str(machine.saved_to))}", err=True)
+    if machine.not_saved is not None:
+        click.echo(f"ftvm: {machine.not_saved.message}", err=True)
+
+
+def _summary(result: RunResult) -> str:
+    """One line for people: how it ended and what it took."""
+    end = result.outcome if result.exit_code is None else f"{result.outcome} {result.exit_code}"
+    count = len(result.modules)
+    compared = f"{count} modules compared at {result.sync_points:,} sync points" if count > 1 else "one module"
+    return f"ftvm: {end}; {compared}, {result.blocks:,} blocks in {result.wall_s:.2f} s"
