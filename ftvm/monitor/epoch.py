@@ -61,7 +61,8 @@ class EpochRunner:
     def run(self, modules: Sequence[ModuleHandle], epoch: Epoch) -> Attempt:
         """One epoch on all of ``modules``."""
         attempt = self.command(modules, CommandKind.RUN, epoch.target, epoch.inputs)
-        self._deadline.observe(self.ended_s - self.began_s)
+        if not attempt.losses:
+            self._deadline.observe(self.ended_s - self.began_s)
         return attempt
 
     def command(

@@ -168,14 +168,15 @@ class Lockstep:
         if self._requests.due:
             self._requests.run_due()
         resync = self._service.resync
-        if resync is None:
+        if resync is not None:
+            if not resync.module.alive:
+                self._service.lose_returning()
+            elif resync.can_join():
+                self._join()
+            else:
+                self._service.tell_progress()
+        if self._service.resync is None:  # at once: an idle guest may not come to the next sync point by itself
             self._service.bring_back()
-        elif not resync.module.alive:
-            self._service.lose_returning()
-        elif resync.can_join():
-            self._join()
-        else:
-            self._service.tell_progress()
 
     def _join(self) -> None:
         """The module of the resync becomes one of those in service. All of them go on with cold TLBs."""

@@ -107,6 +107,8 @@ class ModuleHandle:
                 self._process = self._spawn(theirs.fileno())
             resources.callback(self._reap)
             self._pidfd = keep(os.pidfd_open(self._process.pid))
+            poller.watch(self._socket.fileno(), self._answered)  # a monitor whose guest sleeps hears that it is ready
+            resources.callback(poller.unwatch, self._socket.fileno())
             poller.watch(self._pidfd, self._died)
             resources.callback(poller.unwatch, self._pidfd)
             poller.watch(self._report_doorbell, self._rang)
@@ -135,6 +137,9 @@ class ModuleHandle:
     def _rang(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._report_doorbell)
+
+    def _answered(self) -> None:
+        self._poller.unwatch(self._socket.fileno())
 
     def _died(self) -> None:
         self.alive = False
@@ -176,11 +181,14 @@ class ModuleHandle:
             answer = self._socket.recv(ANSWER_BYTES)
         except TimeoutError:
             raise HostError(f"module {self.index} was not ready after {SETUP_TIMEOUT_S:.0f} s") from None
+        except ConnectionResetError:  # killed before it had read all of its setup
+            answer = b""
         if not answer:
             raise HostError(f"module {self.index} ended while starting: {self.cause_of_death()}")
         error = _decode_answer(answer).error
         if error is not None:
             raise EngineError(error)
+        self._answered()
         self._ready = True
 
     @property

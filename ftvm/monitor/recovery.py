@@ -120,9 +120,10 @@ class Recovery:
         for module in wrong:
             module.restore(self._image, everywhere=True)
         self._bury(self._load(modules))
+        alive = [module for module in wrong if module in self._service.in_service]
         values = tuple("differs" if module in wrong else "as verified" for module in modules)
         found = tuple(Difference("memory", f"ram {run.offset:#x}", values) for run in runs)
-        self._transient(wrong, "memory", Divergence(self._image.position, found, tuple(None for _ in modules), count))
+        self._transient(alive, "memory", Divergence(self._image.position, found, tuple(None for _ in modules), count))
 
     # ---- the steps ----
 
@@ -149,6 +150,8 @@ class Recovery:
         """Find two results that are alike, with fresh witnesses as long as that can help."""
         for _ in range(MAX_FRESH):
             witnesses = self._service.in_service
+            if not witnesses:
+                return self._restart(epoch)
             arbiter = None
             if len(witnesses) < 3:
                 arbiter = self._service.fresh()
@@ -168,18 +171,15 @@ class Recovery:
         self, alike: list[Result], results: Sequence[Result], arbiter: ModuleHandle | None, divergence: Divergence
     ) -> Result:
         right = [result.module for result in alike]
-        for result in results:
-            if result.module not in right and result.module is not arbiter:
-                self._service.fail(result.module, divergence.differences[0].kind, "its results were outvoted")
-                self._report(divergence, result.module.index, VERDICT_FAILED_OVER)
-        kept = [result for result in alike if result.module is not arbiter]
+        outvoted = [r.module for r in results if r.module not in right and r.module is not arbiter]
+        for module in outvoted:
+            self._service.fail(module, divergence.differences[0].kind, "its results were outvoted")
+            self._report(divergence, module.index, VERDICT_FAILED_OVER)
+        if not outvoted:  # all who are left agree now
+            self._report(divergence, None, VERDICT_TRANSIENT)
         if arbiter is not None:
-            if kept:
-                self._service.discard(arbiter)
-            else:  # nobody of the old ones is left who is right
-                self._service.enlist(arbiter)
-                kept = alike
-        return self._staged(kept)
+            self._service.discard(arbiter)
+        return self._staged([result for result in alike if result.module is not arbiter])
 
     def _restart(self, epoch: Epoch) -> Result:
         """No module is left: go on from the verified state with a fresh one."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from ftvm.errors import UsageError
+from ftvm.errors import HostError, UsageError
 from ftvm.monitor.eventlog import (
     MODULE_FAILED,
     MODULE_FAULT,
@@ -95,13 +95,18 @@ class Service:
         if self.resync is not None:
             module = self.resync.module
             self._abandon_resync()
-        else:
-            module = self._start_module(self._vacant().index if self._vacant_slots() else len(self.slots))
+            try:
+                module.await_ready()
+            except HostError:  # it died on its way, as those did whom it is to replace
+                module.close()
+            else:
+                return module
+        module = self._start_module(self._vacant().index if self._vacant_slots() else len(self.slots))
         module.await_ready()
         return module
 
     def enlist(self, module: ModuleHandle) -> None:
-        slot = self._vacant()
+        slot = self.slots[module.index]
         slot.restarts += 1
         self._seat(slot, module)
         self._tell(MODULE_JOINED, slot, f"in service, {self._company()}")
@@ -181,8 +186,9 @@ class Service:
     def lose_returning(self) -> None:
         """The module that was on its way back died."""
         assert self.resync is not None and self._returning is not None
+        if self._count(self._returning, "death") is Verdict.REMOVE:
+            self._returning.may_return = False
         self._tell(MODULE_FAILED, self._returning, "died on its way back")
-        self._count(self._returning, "death")
         self.resync.module.close()
         self._abandon_resync()
 

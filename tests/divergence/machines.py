@@ -10,6 +10,7 @@ from typing import Any
 
 import ftvm
 from ftvm.machine import Machine, MachineConfig, RunResult
+from ftvm.monitor.eventlog import MODULE_FILLING, Event
 from ftvm.units import MIB
 
 KERNELS = Path(ftvm.__file__).parent / "firmware" / "kernels"
@@ -21,7 +22,10 @@ def kernel(name: str) -> Path:
 
 @dataclass
 class Run:
-    """A machine, what it showed on the serial port so far, what became of its modules, and how it ended."""
+    """A machine, what it showed on the serial port so far, what became of its modules, and how it ended.
+
+    ``events`` are (kind, module); of a module that is being filled, only that it begins.
+    """
 
     machine: Machine
     shown: bytearray = field(default_factory=bytearray)
@@ -65,9 +69,11 @@ def run(
         this.shown.extend(data)
         on_console(this, data)
 
-    def note(kind: str, module: int, text: str) -> None:
-        this.events.append((kind, module))
-        on_change(this, kind, module)
+    def note(event: Event) -> None:
+        if event.kind != MODULE_FILLING or event.detail["done"] == 0.0:
+            module = int(event.subject.removeprefix("module "))
+            this.events.append((event.kind, module))
+            on_change(this, event.kind, module)
 
     settings: dict[str, Any] = {"memory_bytes": 64 * MIB, "timeout_s": 120.0, **options}
     this = Run(Machine(MachineConfig(image=kernel(name), **settings), show, note))

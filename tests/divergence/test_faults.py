@@ -8,6 +8,7 @@ from ftvm.errors import UsageError
 from ftvm.machine import Machine
 from ftvm.module.link import FaultTarget, RamBit, RegisterBit
 from ftvm.module.registers import register
+from ftvm.monitor.eventlog import MODULE_FAULT
 from ftvm.monitor.lockstep import SCRUB_PAGES
 from ftvm.units import PAGE_BYTES
 from tests.divergence.machines import Run, build, golden, run
@@ -38,7 +39,7 @@ def assert_one_transient(hit: Run, module: int, kind: str, where: str, modules: 
     assert [(report.state, report.faults, report.restarts) for report in hit.result.modules] == [
         ("duplexed", {kind: 1} if index == module else {}, 0) for index in range(modules)
     ]
-    assert hit.events == [("fault", module)]
+    assert hit.events == [(MODULE_FAULT, module)]
 
 
 @pytest.mark.parametrize(
