@@ -193,7 +193,7 @@ class Machine:
         self, config: MachineConfig, on_console: OnConsole | None = None, on_event: Observer | None = None
     ) -> None:
         self._config = config
-        self._log = EventLog(lambda: 0 if self._image is None else self._image.position)
+        self._log = EventLog(lambda: self.position)
         if on_event is not None:
             self._log.follow(on_event)
         _check_host_memory(config)
@@ -363,6 +363,11 @@ class Machine:
                         f"no bit {bit} of a byte at RAM offset {offset:#x}", "bits are 0 to 7 of each byte"
                     )
         self._faults.append(Fault(module, position, target, stuck_at))
+
+    @property
+    def position(self) -> int:
+        """Of the verified state."""
+        return 0 if self._image is None else self._image.position
 
     @property
     def modules(self) -> list[ModuleReport]:
