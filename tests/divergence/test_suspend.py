@@ -1,7 +1,10 @@
-"""A machine that is saved and resumed is the same machine: nothing is shown twice, nothing is lost, the end is equal."""
+"""A machine that is saved and resumed is the same machine: nothing is shown twice or lost, and the end is equal."""
 
 import os
 import random
+import resource
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from ftvm.errors import FtvmError, HostError, UsageError
+from ftvm.guests.catalogue import Guest
 from ftvm.machine import Machine, MachineConfig, RunResult
+from ftvm.module.link import RegisterBit
 from ftvm.monitor import savefile
-from ftvm.monitor.eventlog import Event
+from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, Event
 from ftvm.units import MIB
 from tests.divergence.machines import golden, kernel
 
@@ -53,8 +59,10 @@ def looking(machine: Machine, look: Callable[[], object]) -> Iterator[None]:
         look()
 
     machine.watch(always, now)
-    yield
-    os.close(always)
+    try:
+        yield
+    finally:
+        os.close(always)
 
 
 def suspended(machine: Machine, file: Path, when: Callable[[], bool]) -> RunResult:
@@ -106,8 +114,301 @@ def test_what_is_resumed_and_suspended_at_once_is_the_same_file(tmp_path: Path) 
     session = Session()
     first = session.boot("workload", epoch_blocks=50_000)
     suspended(first, tmp_path / "first", lambda: first.position >= 3_000_000)
-    second = session.resume(tmp_path / "first", modules=3)
-    again = suspended(second, tmp_path / "second", lambda: True)
-    assert again.blocks == savefile_position(tmp_path / "second")
-    if again.blocks == savefile_position(tmp_path / "first"):
-        assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    suspended(session.resume(tmp_path / "first", modules=3), tmp_path / "second", lambda: True)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+# ---- input on its way ----
+
+
+def test_input_on_its_way_is_not_lost_wherever_it_is(tmp_path: Path) -> None:
+    """Not taken by a sync point yet, or taken into an epoch that is never committed, or in the guest already."""
+    text = b"0123456789" * 10
+    seen = set()
+    for looks in range(6):
+        session, file = Session(), tmp_path / f"file{looks}"
+        machine = session.boot("echo", interactive=True, epoch_blocks=20_000)
+        passed: list[int] = []
+
+        def ready(machine: Machine = machine, session: Session = session, passed: list[int] = passed) -> bool:
+            if b"q ends" not in session.shown:
+                return False
+            if not passed:
+                machine.send_console(text)
+            passed.append(machine.position)
+            return len(passed) > looks  # noqa: B023  it is called in this round only
+
+        suspended(machine, file, ready)
+        state = savefile.load(file).state
+        seen.add((bool(state.inputs), bool(state.typed)))
+        resumed = session.resume(file, interactive=True)
+        resumed.send_console(b"q")
+        assert resumed.run().outcome == "exit"
+        assert session.shown.count(text) == 1
+    assert {(False, True), (True, False), (False, False)} <= seen
+
+
+def test_a_suspended_guest_does_not_see_the_time_pass(tmp_path: Path) -> None:
+    session = Session()
+    first = session.boot("echo", interactive=True, real_time=True)
+    suspended(first, tmp_path / "file", lambda: b"q ends" in session.shown)
+    time.sleep(0.3)
+    second = session.resume(tmp_path / "file", interactive=True, real_time=True)
+    second.send_console(b"q")
+    result = second.run()
+    assert result.outcome == "exit"
+    assert result.virtual_s < 0.3
+
+
+def test_linux_is_suspended_between_key_and_echo(fetched: Callable[[str], Guest], tmp_path: Path) -> None:
+    """The last session: a key is typed whenever there is a prompt, so that all runs type at equal positions."""
+    guest = fetched("debian-cloud")
+    keys = [b"x=4711\r", b"seq 1 2000 | md5sum\r", b"dmesg | grep -ci error\r", b"echo $((x + 1)); poweroff -f\r"]
+    settings: dict[str, Any] = {"initrd": guest.initrd, "append": guest.append, "memory_bytes": 128 * MIB}
+    ready = (guest.ready or "").encode()
+
+    def play(cuts: set[int], **others: Any) -> tuple[bytes, RunResult]:
+        """``cuts``: the machine is suspended right after these keys were sent, and goes on as ``others`` say."""
+        session, waiting, typed = Session(), list(keys), 0
+        file = tmp_path / "file"
+
+        def type_at_prompt(event_machine: Callable[[], Machine]) -> Callable[[str, bytes], None]:
+            def show(channel: str, data: bytes) -> None:
+                nonlocal typed
+                session.shown.extend(data)
+                if waiting and session.shown.endswith(ready):
+                    event_machine().send_console(waiting.pop(0))
+                    typed += 1
+                    if typed in cuts:
+                        event_machine().suspend(file)
+
+            return show
+
+        machine = Machine(MachineConfig(image=guest.path, timeout_s=250.0, **settings), type_at_prompt(lambda: machine))
+        result = machine.run()
+        while machine.saved_to is not None:
+            config = MachineConfig.resume(savefile.load(file), timeout_s=250.0, **others)
+            machine = Machine(config, type_at_prompt(lambda: machine))  # noqa: B023  the newest is meant
+            result = machine.run()
+        return bytes(session.shown), result
+
+    undisturbed, end = play(set())
+    assert b"4712" in undisturbed
+    shown, result = play({1, 2, 4}, modules=3)
+    assert (shown, result.outcome, result.state_digest) == (undisturbed, "exit", end.state_digest)
+
+
+def test_linux_is_suspended_while_it_boots(fetched: Callable[[str], Guest], tmp_path: Path) -> None:
+    guest = fetched("debian-cloud")
+    settings: dict[str, Any] = {
+        "image": guest.path,
+        "initrd": guest.initrd,
+        "append": guest.append,
+        "memory_bytes": 128 * MIB,
+        "timeout_s": 250.0,
+        "input": b"cat /proc/interrupts | md5sum; free | wc; poweroff -f\n",
+        "input_after": guest.ready,
+    }
+    undisturbed = Session()
+    end = undisturbed.machine(MachineConfig(**settings)).run()
+    dice = random.Random(7)
+    session, file = Session(), tmp_path / "file"
+    machine = session.machine(MachineConfig(**settings, epoch_blocks=500_000))
+    for cut in sorted(dice.randrange(1, end.blocks) for _ in range(3)):
+        suspended(machine, file, lambda machine=machine, cut=cut: machine.position >= cut)  # type: ignore[misc]
+        machine = session.resume(file, modules=dice.choice([1, 2, 3]), epoch_blocks=dice.randrange(300_000, 3_000_000))
+    result = machine.run()
+    assert (session.shown, result.state_digest) == (undisturbed.shown, end.state_digest)
+
+
+# ---- faults meanwhile ----
+
+
+@pytest.mark.parametrize("victims", [[0], [1], [0, 1]])
+def test_suspended_while_modules_are_killed(victims: list[int], tmp_path: Path) -> None:
+    undisturbed = golden("workload")
+    session = Session()
+    first = session.boot("workload", epoch_blocks=100_000)
+
+    def kill() -> bool:
+        if first.position < 3_000_000:
+            return False
+        for victim in victims:
+            os.kill(first.modules[victim].pid, signal.SIGKILL)
+        return True
+
+    suspended(first, tmp_path / "file", kill)
+    second = session.resume(tmp_path / "file")
+    shots: list[int] = []
+
+    def kill_at_once() -> None:
+        if not shots:
+            shots.extend(victims)
+            for victim in victims:
+                os.kill(second.modules[victim].pid, signal.SIGKILL)
+
+    with looking(second, kill_at_once):
+        result = second.run()
+    assert (session.shown, result.state_digest) == (undisturbed.console, undisturbed.result.state_digest)
+
+
+@pytest.mark.parametrize("state", ["duplexing", "duplexed"])
+def test_suspended_while_a_module_is_brought_back(state: str, tmp_path: Path) -> None:
+    """``state`` of the module that was killed, when the machine is suspended."""
+    undisturbed = golden("workload")
+    session = Session()
+    first = session.boot("workload", epoch_blocks=100_000)
+    killed: list[int] = []
+
+    def in_that_state() -> bool:
+        if not killed and first.position >= 1_000_000:
+            killed.append(first.modules[1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+        victim = first.modules[1]
+        returned = victim.restarts > 0
+        return bool(killed) and victim.state == state and (state != "duplexed" or returned)
+
+    suspended(first, tmp_path / "file", in_that_state)
+    result = session.resume(tmp_path / "file").run()
+    assert (session.shown, result.state_digest) == (undisturbed.console, undisturbed.result.state_digest)
+    assert [module.state for module in result.modules] == ["duplexed", "duplexed"]
+
+
+def test_at_a_fail_stop_the_verified_state_is_saved_and_healthy_modules_go_on_from_it(tmp_path: Path) -> None:
+    undisturbed = golden("workload")
+    session = Session()
+    first = session.boot("workload", epoch_blocks=100_000, save_on_fail_stop=tmp_path / "file")
+    for module in (0, 1):  # two bad modules and a good arbiter: three opinions
+        first.inject(module, 2_345_678, RegisterBit("rbp", 40 + module), stuck_at=1)
+    assert first.run().outcome == "fail-stop"
+    assert first.saved_to == tmp_path / "file"
+    result = session.resume(tmp_path / "file").run()
+    assert (session.shown, result.state_digest) == (undisturbed.console, undisturbed.result.state_digest)
+
+
+# ---- how runs end ----
+
+
+def test_the_text_to_stop_on_is_still_waited_for(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"stop_on": "quicksort", "epoch_blocks": 50_000}
+    undisturbed = Session()
+    end = undisturbed.boot("workload", **options).run()
+    session = Session()
+    first = session.boot("workload", **options)
+    suspended(first, tmp_path / "file", lambda: first.position >= end.blocks // 2)
+    result = session.resume(tmp_path / "file").run()
+    assert (result.outcome, result.blocks, result.state_digest) == ("stopped", end.blocks, end.state_digest)
+    assert session.shown == undisturbed.shown
+
+
+def test_after_the_text_to_stop_on_the_machine_goes_on_to_the_next_one(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    session = Session()
+    script: dict[str, Any] = {"input": b"one STOP two STOP three q", "input_after": "q ends"}
+    assert session.boot("echo", **script, stop_on="STOP", save_on_exit=file).run().outcome == "stopped"
+    assert session.shown.endswith(b"one STOP")
+    assert session.resume(file, stop_on="STOP", save_on_exit=file).run().outcome == "stopped"
+    assert session.shown.endswith(b"two STOP")
+    assert session.resume(file).run().outcome == "exit"
+    undisturbed = Session()
+    undisturbed.boot("echo", **script).run()
+    assert session.shown == undisturbed.shown
+
+
+@pytest.mark.parametrize(
+    ("guest", "outcome"), [("hello", "exit"), ("failing", "exit"), ("hang", "halted"), ("triplefault", "crash")]
+)
+def test_a_guest_that_ended_by_itself_is_not_saved(guest: str, outcome: str, tmp_path: Path) -> None:
+    machine = Session().boot(guest, save_on_exit=tmp_path / "file")
+    assert machine.run().outcome == outcome
+    assert isinstance(machine.not_saved, UsageError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_guest_cannot_be_suspended_in_its_last_words(tmp_path: Path) -> None:
+    refused: list[FtvmError] = []
+
+    def suspend(channel: str, data: bytes) -> None:
+        try:
+            machine.suspend(tmp_path / "file")
+        except UsageError as error:
+            refused.append(error)
+
+    machine = Machine(MachineConfig(image=kernel("hello"), memory_bytes=16 * MIB), suspend)
+    assert machine.run().outcome == "exit"
+    assert [error.message for error in refused[-1:]] == ["nothing to save: the guest ended by itself"]
+
+
+def test_a_machine_that_has_not_begun_cannot_be_suspended(tmp_path: Path) -> None:
+    machine = Session().boot("spin", save_on_exit=tmp_path / "file")
+    with pytest.raises(UsageError, match="not begun"):
+        machine.suspend(tmp_path / "file")
+    machine.request_stop()
+    assert machine.run().outcome == "stopped"
+    assert isinstance(machine.not_saved, UsageError)
+
+
+@contextmanager
+def small_disk(bytes_free: int) -> Iterator[None]:
+    """Every file that is written in here can hold so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("trouble", ["full", "folder", "directory"])
+def test_a_machine_that_cannot_be_saved_goes_on(trouble: str, tmp_path: Path) -> None:
+    undisturbed = golden("workload")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    target = {"full": folder / "file", "folder": folder / "none" / "file", "directory": folder}[trouble]
+    session = Session()
+    machine = session.boot("workload", epoch_blocks=100_000)
+    refused: list[FtvmError] = []
+
+    def suspend() -> None:
+        if machine.position > 1_000_000 and not refused:
+            try:
+                if trouble == "full":
+                    with small_disk(65536):
+                        machine.suspend(target)
+                else:
+                    machine.suspend(target)
+            except HostError as error:
+                refused.append(error)
+
+    with looking(machine, suspend):
+        result = machine.run()
+    assert len(refused) == 1
+    assert str(target) in refused[0].message
+    assert (session.shown, result.state_digest) == (undisturbed.console, undisturbed.result.state_digest)
+    assert session.kinds == [SUSPEND_FAILED]
+    assert list(folder.iterdir()) == []
+
+
+def test_events_tell_of_a_suspension(tmp_path: Path) -> None:
+    session = Session()
+    machine = session.boot("workload")
+    suspended(machine, tmp_path / "file", lambda: machine.position > 0)
+    assert session.kinds == [SUSPENDED]
+
+
+def test_the_disk_may_be_full_when_the_run_ends(tmp_path: Path) -> None:
+    machine = Session().boot("spin", timeout_s=0.5, save_on_exit=tmp_path / "gone" / "file")
+    assert machine.run().outcome == "timeout"
+    assert isinstance(machine.not_saved, HostError)
+
+
+def test_a_file_that_changes_while_the_machine_starts_is_noticed(tmp_path: Path) -> None:
+    session = Session()
+    files = [tmp_path / "early", tmp_path / "late"]
+    for file, at in zip(files, (100_000, 3_000_000), strict=True):
+        machine = session.boot("workload", epoch_blocks=100_000)
+        suspended(machine, file, lambda machine=machine, at=at: machine.position >= at)  # type: ignore[misc]
+    resumed = session.resume(files[0])
+    shutil.copy(files[1], files[0])
+    with pytest.raises(FtvmError, match="was written to"):
+        resumed.run()
