@@ -19,10 +19,10 @@ SABOTAGE = """
 import os, sys
 if "ftvm.module.process" in sys.orig_argv:
     from ftvm.module.board import Board
-    run, calls = Board.run, []
+    run, calls, armed = Board.run, [], not os.path.exists({flag!r})
     def sabotaged(self, position):
         calls.append(position)
-        if len(calls) == 5 and not os.path.exists({flag!r}):
+        if len(calls) == 5 and armed:
             {attempt}
         return run(self, position)
     Board.run = sabotaged
