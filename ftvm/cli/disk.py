@@ -25,8 +25,8 @@ _files = click.argument("files", metavar="FILE...", nargs=-1, required=True, typ
 def command() -> None:
     """Make, look at and mend mirrored disks, while no machine uses them.
 
-    The legs of a disk are plain raw images, which QEMU boots, too. Beside each is a small file of metadata (a.img.ftvm):
-    what it is a leg of, and where it may differ from the others.
+    The legs of a disk are plain raw images, which QEMU boots, too. Beside each is a small file of metadata
+    (a.img.ftvm): what it is a leg of, and where it may differ from the others.
 
     \b
     Example:
@@ -107,9 +107,9 @@ def status(files: tuple[Path, ...], json_file: BinaryIO | None) -> ExitCode:
 def resync(files: tuple[Path, ...], right: Path | None, integrity: bool) -> ExitCode:
     """Bring all legs in sync.
 
-    Without --from, where the metadata prove which leg is right: only what the others lack is copied. With --from, FILE is
-    copied over all others in full, whatever they contain; those that do not exist are created. This makes a mirror of
-    an image, replaces a leg, and ends a split brain.
+    Without --from, the metadata prove which leg is right, and only what the others lack is copied. With --from, FILE
+    is copied over all others in full, whatever they contain; those that do not exist are created. This makes a
+    mirror of an image, replaces a leg, and ends a split brain.
 
     \b
     Example:
@@ -216,6 +216,8 @@ def _tell(event: Event) -> None:
 def _progress(what: str, total: int) -> Iterator[Callable[..., Any]]:
     """A bar on standard error, when that is a terminal; yields what tells it how far it is."""
     columns = (TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=total == 0) as progress:
+    console = Console(stderr=True)
+    hidden = total == 0 or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)

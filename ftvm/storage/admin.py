@@ -11,6 +11,7 @@ from ftvm.storage.assemble import Plan, assemble, by_hand
 from ftvm.storage.contents import OnProgress, data_chunks, differing_regions
 from ftvm.storage.host import Access, Host, InUse, create_file
 from ftvm.storage.integrity import BLOCK_BYTES, Sums
+from ftvm.storage.metadata import Slot
 from ftvm.storage.opening import Candidate, Surroundings, check_sizes, find, host_errors, new_superblock
 from ftvm.storage.regions import REGION_BYTES, RegionSet, region_count, span_of
 from ftvm.storage.request import SECTOR_BYTES
@@ -119,8 +120,8 @@ def split(paths: Sequence[Path], *, surroundings: Surroundings | None = None) ->
 
 @dataclass(frozen=True)
 class LegFacts:
-    """One path as its metadata have it. ``in_sync``: by the newest word. ``clean``: it was closed in good order.
-    ``dirty_bytes`` are marked in its own bitmap."""
+    """One path as its metadata have it. ``in_sync``: by the newest word, or by its own where the legs disagree.
+    ``clean``: it was closed in good order. ``dirty_bytes`` are marked in its own bitmap."""
 
     path: str
     present: bool
@@ -175,7 +176,7 @@ def status(paths: Sequence[Path], *, surroundings: Surroundings | None = None) -
                     metadata=slot is not None,
                     leg=slot.leg.hex() if slot else "",
                     generation=slot.superblock.generation if slot else 0,
-                    in_sync=path in right or (slot is None and len(paths) == 1),
+                    in_sync=path in right if plan is not None else _by_its_own_word(slot),
                     clean=slot is None or slot.stamp is not None,
                     dirty_bytes=len(found[path].bitmap) * REGION_BYTES,
                 )
@@ -287,6 +288,11 @@ def _state(plan: Plan | None, refusal: UnusableFile | None, in_use: bool, paths:
     if any(leg.found is not None and not leg.member.in_sync for leg in plan.legs):
         return "resync"
     return "duplex" if sum(leg.member.in_sync for leg in plan.legs) > 1 else "simplex"
+
+
+def _by_its_own_word(slot: Slot | None) -> bool:
+    member = None if slot is None else slot.superblock.member(slot.leg)
+    return member is not None and member.in_sync
 
 
 def _is_in_use(host: Host, path: Path) -> bool:

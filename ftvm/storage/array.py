@@ -24,7 +24,7 @@ from ftvm.storage.metadata import Era, Superblock
 from ftvm.storage.regions import RegionSet, Span
 from ftvm.storage.request import DiskError
 from ftvm.storage.tasks import Future, Rounds, Tasks
-from ftvm.storage.worker import Job, Surprise, ThreadWorker, Worker
+from ftvm.storage.worker import Job, Surprise, ThreadWorker, Worker, perform
 
 T = TypeVar("T")
 
@@ -52,6 +52,10 @@ class Place:
         self.todo = RegionSet()
         """What is still to be copied to it."""
         self.todo_at_start = 0
+        self.leaving: LegJob | None = None
+        """The last job of the worker, after the leg left service: closing its files."""
+        self.entering = False
+        """Its files are being opened."""
         self.prepared = False
         """The medium of every leg knows what is to be copied: copying may begin."""
         self.reason = ""
@@ -132,9 +136,16 @@ class Array:
         self._done.append(job)
         self.wake()
 
+    def _perform_last(self, job: LegJob) -> None:
+        """On the thread of a worker."""
+        perform(job)
+        self._job_done(job)
+
     def _settle(self, job: LegJob) -> None:
         self._deadlines.pop(job, None)
         job.place.jobs.discard(job)
+        if job.place.leaving is job:
+            job.place.leaving = None
         if isinstance(job.outcome, Surprise):
             raise job.outcome.error
         if job.future.done:  # it was given up: whatever it did counts for nothing
@@ -151,7 +162,7 @@ class Array:
         late = LegFailed(Reason.TIMEOUT, f"no answer for {self._timeout_s:g} s")
         if len(job.group) > 1:
             self.fail(job.place, late)
-        else:  # a read: it is tried elsewhere, and that decides
+        else:  # a read, which is tried elsewhere, and that decides; or a leg that does not leave
             job.future.resolve(late)
 
     # ---- jobs ----
@@ -186,6 +197,16 @@ class Array:
         assert place.worker is not None
         place.worker.post(job)
         return await job.future
+
+    async def left(self, place: Place) -> bool:
+        """Wait until the worker of a leg that left service has ended; False when that takes too long."""
+        last = place.leaving
+        if last is None:
+            return True
+        if last.future.done:  # it took too long before
+            last.future = Future(self.tasks)
+        self._deadlines[last] = self.clock() + self._timeout_s
+        return not isinstance(await last.future, LegFailed)
 
     def _post(self, place: Place, action: Callable[[Leg], object]) -> LegJob:
         leg, worker = place.leg, place.worker
@@ -235,10 +256,12 @@ class Array:
         place.in_service = place.in_sync = place.prepared = False
         place.out_as = state
         place.reason = str(failure)
-        self.intents.lose(place.todo)
+        masks = self.intents.lose(place.todo)
         place.todo = RegionSet()
         place.leg = None
-        worker.abandon(leg.retire)
+        last = LegJob(lambda: leg.retire(masks), place, self.tasks)
+        place.leaving = last
+        worker.abandon(lambda: self._perform_last(last))
         for job in place.jobs:
             self._deadlines.pop(job, None)
             if not job.future.done:

@@ -59,11 +59,13 @@ class WriteIntents:
         """Regions with writes that a crash now may leave on some legs only."""
         return self._unsynced | self._syncing
 
-    def lose(self, lacking: RegionSet) -> None:
-        """A leg leaves service: it lacks this, and everything that was not synced on it."""
+    def lose(self, lacking: RegionSet) -> dict[int, int]:
+        """A leg leaves service: it lacks this, and everything that was not synced on it. Returns its bitmap, as far as
+        it may not be so already."""
         self.degraded = True
-        self.missed.update(lacking)
-        self.missed.update(self.unsynced())
+        lost = lacking | self._unsynced | self._syncing
+        self.missed.update(lost)
+        return {number: lost.mask(number) for number in (self.marked | self._batch | lost).sectors()}
 
     def bring_back(self, lacking: RegionSet, *, degraded: bool) -> RegionSet:
         """A leg comes into service, which lacks ``lacking`` by its own account: all that is to be copied to it.

@@ -157,10 +157,11 @@ class Leg:
             with _as_leg_failure("recording the state of the disk"):
                 self._sidecar.record(superblock, self._image.mtime_ns() if closing else None)
 
-    def retire(self) -> None:
-        """Out of service: leave the time of the last change, so that a change from outside is noticed at its return."""
+    def retire(self, masks: dict[int, int]) -> None:
+        """Out of service: leave what it may lack, and the time of its last change, so that a later one is noticed."""
         with contextlib.suppress(LegFailed):
             if self._sidecar is not None:
+                self.mark(masks)
                 self.record(self._sidecar.slot.superblock, closing=True)
         self.close()
 

@@ -24,7 +24,6 @@ from ftvm.storage.resync import Resync
 from ftvm.storage.scrub import Scrub, ScrubReport
 from ftvm.storage.volume import Volume
 
-
 RETIRE_S = 1.0
 """How long closing a disk waits for a leg that left service in the middle of an operation."""
 
@@ -45,7 +44,8 @@ Reopen = Callable[[Path, Superblock, bytes], Reopened]
 
 @dataclass(frozen=True)
 class LegStatus:
-    """One leg, for people and for ``--json``. ``dirty_bytes`` are still to be copied to it; ``progress`` is 0 to 1."""
+    """One leg, for people and for ``--json``. ``dirty_bytes`` are still to be copied to it; ``progress`` is 0 to 1.
+    ``busy``: it left service, and has not yet ended what it was doing."""
 
     index: int
     path: str
@@ -54,6 +54,7 @@ class LegStatus:
     faults: dict[Reason, int]
     dirty_bytes: int
     progress: float
+    busy: bool
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,10 @@ class Mirror:
         place = self._place(leg)
         if place.in_service:
             self._answer(on_done, UsageError(f"leg {leg} is in service", "pull it first"))
-        elif place.worker is not None and place.worker.alive():
-            busy = f"leg {leg} has not yet ended what it was doing when it left service"
-            self._answer(on_done, HostError(busy, "try again when the host has given up on it"))
+        elif place.entering:
+            self._answer(on_done, UsageError(f"leg {leg} is being brought back already", "wait for that"))
         else:
-            self._array.start(place)
+            place.entering = True
             self._in_progress += 1
             self._array.tasks.spawn(self._insert(place, on_done))
             self._array.tasks.run()
@@ -210,7 +210,7 @@ class Mirror:
             state=state,
             size_bytes=self.size_bytes,
             integrity=superblock.integrity,
-            dirty_bytes=self._bytes(self._array.intents.marked),
+            dirty_bytes=self._bytes(self._array.intents.marked) if self._volume.recorded else 0,
             legs=[self._leg_status(place) for place in self._array.places],
         )
 
@@ -287,24 +287,31 @@ class Mirror:
         return b""
 
     async def _insert(self, place: Place, on_done: Callable[[FtvmError | None], None]) -> None:
-        superblock = self._array.superblock
-        assert place.worker is not None
-        reopened = await self._array.alone(place, lambda: self._reopen(place.path, superblock, place.leg_id))
-        error: FtvmError | None = None
-        if isinstance(reopened, Reopened):
-            try:
-                self._array.enter(place, reopened.leg, reopened.lacking)
-                await self._volume.prepare(place, stranger=reopened.stranger)
-            except DiskError as failure:
-                error = HostError(f"leg {place.index} cannot be brought back: {failure}")
-        else:
-            place.worker.abandon(lambda: None)
-            if isinstance(reopened, FtvmError):
-                error = reopened
-            else:
-                error = HostError(f"leg {place.index} cannot be opened: {reopened}", "put its file back in place")
+        error = await self._bring_back(place)
+        place.entering = False
         self._in_progress -= 1
         self._answer(on_done, error)
+
+    async def _bring_back(self, place: Place) -> FtvmError | None:
+        if not await self._array.left(place):
+            return HostError(
+                f"leg {place.index} has not yet ended what it was doing when it left service",
+                "try again when the host has given up on it",
+            )
+        superblock = self._array.superblock
+        worker = self._array.start(place)
+        reopened = await self._array.alone(place, lambda: self._reopen(place.path, superblock, place.leg_id))
+        if not isinstance(reopened, Reopened):
+            worker.abandon(lambda: None)
+            if isinstance(reopened, FtvmError):
+                return reopened
+            return HostError(f"leg {place.index} cannot be opened: {reopened}", "put its file back in place")
+        self._array.enter(place, reopened.leg, reopened.lacking)
+        try:
+            await self._volume.prepare(place, stranger=reopened.stranger)
+        except DiskError as failure:
+            return HostError(f"leg {place.index} cannot be brought back: {failure}")
+        return None
 
     # ---- small things ----
 
@@ -332,6 +339,7 @@ class Mirror:
             faults=dict(place.faults),
             dirty_bytes=self._bytes(place.todo if place.in_service else self._array.intents.missed),
             progress=progress,
+            busy=place.leaving is not None,
         )
 
     def _bytes(self, regions: RegionSet) -> int:

@@ -272,7 +272,7 @@ def _mirror(
         array.start(place)
     array.announce()
     mirror = Mirror(
-        Volume(array, plan.suspect.copy()),
+        Volume(array, plan.suspect.copy(), recorded=recorded),
         reopen=partial(reopen, around.host),
         on_event=on_event,
         sleep=around.sleep,

@@ -27,10 +27,11 @@ _REPAIRABLE = (Reason.IO_ERROR, Reason.CHECKSUM)
 class Volume:
     """Everything that may wait is a coroutine, and raises DiskError when no leg can do it."""
 
-    def __init__(self, array: Array, suspect: RegionSet) -> None:
-        """``suspect``: regions whose checksums are no evidence."""
+    def __init__(self, array: Array, suspect: RegionSet, *, recorded: bool) -> None:
+        """``suspect``: regions whose checksums are no evidence. ``recorded``: the legs have metadata."""
         self.array = array
         self.suspect = suspect
+        self.recorded = recorded
         self.ranges = Ranges(array.tasks)
         self.size_bytes = array.superblock.size_bytes
         self.integrity = array.superblock.integrity
@@ -67,8 +68,29 @@ class Volume:
     # ---- reading; the range is locked ----
 
     async def fetch(self, offset: int, size: int) -> Buffer:
-        """From a leg that has it right; those that were tried before it, and did not, are repaired. In whole blocks
+        """From a leg that has it right; those that were asked before it, and did not, are repaired. In whole blocks
         with integrity."""
+        data, failed = await self._try_legs(offset, size)
+        if data is None and size > BLOCK_BYTES:  # each leg may be wrong somewhere else
+            blocks = []
+            for at in range(offset, offset + size, BLOCK_BYTES):
+                block, failed_here = await self._try_legs(at, min(BLOCK_BYTES, offset + size - at))
+                if block is None:
+                    offset, size, failed = at, BLOCK_BYTES, failed_here
+                    break
+                blocks.append(block)
+            else:
+                data = b"".join(blocks)
+        if data is None:
+            for place, failure in failed.items():
+                if not failure.charged:
+                    self.array.note(place, failure)
+            raise self.array.unreadable(offset, size)
+        await self._heal(failed, offset, data)
+        return data
+
+    async def _try_legs(self, offset: int, size: int) -> tuple[Buffer | None, dict[Place, LegFailed]]:
+        """From the first leg that can give it, and how those before it failed."""
         verify = not self.suspect.overlaps(span_of(offset, size))
         for hurry in (True, False):
             failed: dict[Place, LegFailed] = {}
@@ -77,22 +99,11 @@ class Volume:
             for place in readers:
                 outcome = await self._fetch_from(place, offset, size, verify, hurry and len(readers) > 1)
                 if not isinstance(outcome, LegFailed):
-                    await self._heal(failed, offset, outcome)
-                    return outcome
+                    return outcome, failed
                 failed[place] = outcome
             if all(failure.reason is not Reason.TIMEOUT for failure in failed.values()):
-                break
-        if size > BLOCK_BYTES:  # each leg may be wrong somewhere else
-            return b"".join(
-                [
-                    await self.fetch(at, min(BLOCK_BYTES, offset + size - at))
-                    for at in range(offset, offset + size, BLOCK_BYTES)
-                ]
-            )
-        for place, failure in failed.items():
-            if not failure.charged:
-                self.array.note(place, failure)
-        raise self.array.unreadable(offset, size)
+                break  # else nobody was quick enough: ask again, and wait
+        return None, failed
 
     async def _fetch_from(self, place: Place, offset: int, size: int, verify: bool, hurry: bool) -> Buffer | LegFailed:
         leg = place.leg
@@ -194,8 +205,9 @@ class Volume:
     async def begin(self) -> None:
         """Put on every medium who is in service, and which regions may differ; then legs may be brought in sync."""
         places = self.array.in_service()
-        self._intents.rewrite_all()
-        await self._mark_round(exact=True)
+        if self.recorded:
+            self._intents.rewrite_all()
+            await self._mark_round(exact=True)
         await self.array.settled()
         for place in places:
             place.prepared = place.in_service

@@ -44,10 +44,6 @@ class Worker(Protocol):
         """Begin no more jobs; do ``last`` when the present one has ended, however late that is."""
         ...
 
-    def alive(self) -> bool:
-        """False once ``last`` has been done."""
-        ...
-
     def join(self, timeout_s: float | None) -> None:
         """Return when ``last`` has been done, or after so many seconds."""
         ...
@@ -70,9 +66,6 @@ class ThreadWorker:
     def abandon(self, last: Callable[[], None]) -> None:
         self._last = last
         self._jobs.put(None)
-
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     def join(self, timeout_s: float | None) -> None:
         self._thread.join(timeout_s)

@@ -267,9 +267,6 @@ class StepWorker:
         while len(self.jobs) > 1:
             self.jobs.pop()
 
-    def alive(self) -> bool:
-        return not self.over
-
     def join(self, timeout_s: float | None) -> None:
         while not self.over:
             self.step()
@@ -321,5 +318,3 @@ class Stage:
         if not self.step():
             assert timeout_s is not None, "everybody waits, and nobody works"
             self.now_s += timeout_s + 0.001
-
-

@@ -1,8 +1,8 @@
 """After a crash at any moment of any workload the mirror comes up whole: nothing that was flushed is lost, every
 sector holds what it held then or something written since, and both legs become equal.
 
-The workloads come from hypothesis. Operations of workers on different legs are interleaved by chance, legs break, hang, leave
-and return; then the power fails after any operation, and what was not synced is there, or not, or torn.
+The workloads come from hypothesis. Operations of workers on different legs are interleaved by chance, legs break,
+hang, leave and return; then the power fails after any operation, and what was not synced is there, or not, or torn.
 """
 
 import random
@@ -15,16 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ftvm.errors import FtvmError, UnusableFile
+from ftvm.errors import UnusableFile
 from ftvm.storage import admin, intent
 from ftvm.storage.blocking import BlockingDisk
 from ftvm.storage.events import LegState
-from ftvm.storage.mirror import Mirror
 from ftvm.storage.opening import open_disk
 from ftvm.storage.regions import REGION_BYTES
 from ftvm.storage.request import Completion, Operation, Request
-from tests.storage.simulated import Note, SimulatedHost, Stage, after_power_loss
 from tests.storage.simulated import Operation as Recorded
+from tests.storage.simulated import SimulatedHost, Stage, after_power_loss
 
 SECTOR = 512
 REGIONS = 8
@@ -83,7 +82,9 @@ class Journal:
 
     def allowed(self, moment: int) -> list[set[Value]]:
         """What each sector may hold when everything stops after ``moment`` operations."""
-        safe = max((flush.submitted for flush in self.flushes if flush.done is not None and flush.done <= moment), default=-1)
+        safe = max(
+            (flush.submitted for flush in self.flushes if flush.done is not None and flush.done <= moment), default=-1
+        )
         allowed = [{value} for value in self.before]
         for change in self.changes:  # those of one sector are served in the order of submission
             if change.submitted > moment:
@@ -297,7 +298,9 @@ def run(guest: Guest, actions: Sequence[tuple[Any, ...]]) -> None:
         guest.do(name, *arguments)
 
 
-def crash_and_check(host: SimulatedHost, guest: Guest, start: Any, log: list[Recorded], moment: int, seed: int) -> Guest:
+def crash_and_check(
+    host: SimulatedHost, guest: Guest, start: Any, log: list[Recorded], moment: int, seed: int
+) -> Guest:
     """The power fails after ``moment`` operations. Returns a guest on what comes up."""
     survivor = after_power_loss(start, log[:moment], seed)
     revived = Guest(survivor, guest.paths, guest.next_value)
