@@ -352,11 +352,34 @@ const uint32_t *ft_voter_pages(const ft_voter *v, uint32_t *count)
 
 /* ---- Scrub ---- */
 
+/* Which of `count` pages have memory somewhere. Looking at one that nobody has touched would give it some. */
+static void find_existing(const ft_voter *v, uint32_t page, uint32_t count, unsigned char *exists)
+{
+    unsigned char resident[ALONE_PAGES];
+
+    memcpy(exists, v->verified + page, count);
+    for (uint32_t m = 0; m < v->memory_count; m++) {
+        void *ram = (unsigned char *)v->memories[m].ram + (uint64_t)page * PAGE_BYTES;
+        int known = mincore(ram, (size_t)count * PAGE_BYTES, resident) == 0;
+
+        for (uint32_t i = 0; i < count; i++)
+            exists[i] |= !known || (resident[i] & 1);
+    }
+}
+
 static void scrub(ft_voter *v, uint32_t first, uint32_t end)
 {
-    for (uint32_t page = v->scrub_first + first; page < v->scrub_first + end; page++)
-        if (page_differs(v, v->image + (uint64_t)page * PAGE_BYTES, page, 0))
-            atomic_fetch_add(&v->pages_differing, 1);
+    unsigned char exists[ALONE_PAGES];
+
+    for (uint32_t count; first < end; first += count) {
+        uint32_t page = v->scrub_first + first;
+
+        count = end - first < ALONE_PAGES ? end - first : ALONE_PAGES;
+        find_existing(v, page, count, exists);
+        for (uint32_t i = 0; i < count; i++)
+            if (exists[i] && page_differs(v, v->image + (uint64_t)(page + i) * PAGE_BYTES, page + i, 0))
+                atomic_fetch_add(&v->pages_differing, 1);
+    }
 }
 
 int64_t ft_voter_scrub(ft_voter *v, const ft_memory *memories, uint32_t count, uint32_t first, uint32_t pages,
@@ -374,8 +397,10 @@ int64_t ft_voter_scrub(ft_voter *v, const ft_memory *memories, uint32_t count, u
     differing = atomic_load(&v->pages_differing);
     for (uint32_t page = first; differing && page < end && *found_count < capacity; page++) {
         const unsigned char *truth = v->image + (uint64_t)page * PAGE_BYTES;
+        unsigned char exists;
 
-        if (page_differs(v, truth, page, 0))
+        find_existing(v, page, 1, &exists);
+        if (exists && page_differs(v, truth, page, 0))
             *found_count = find_runs(v, truth, page, found, capacity, *found_count);
     }
     return differing;

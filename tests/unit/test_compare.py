@@ -1,5 +1,7 @@
 """The voter (native/voter.c) under the verified image, and the verdict over everything that modules report."""
 
+import mmap
+import os
 import random
 from collections.abc import Sequence
 
@@ -231,6 +233,17 @@ def test_a_scrub_looks_at_the_pages_it_was_given(image: VerifiedImage) -> None:
     assert image.scrub(memories(modules), 100, 1)[0] == 1
     assert image.scrub(memories(modules), 101, 10 * PAGES)[0] == 0
     assert image.scrub(memories(modules), 5 * PAGES, 1)[0] == 0
+
+
+def test_a_scrub_gives_no_memory_to_pages_that_nobody_touched(image: VerifiedImage) -> None:
+    ram_fd = os.memfd_create("ram")
+    os.ftruncate(ram_fd, RAM_BYTES)
+    with mmap.mmap(ram_fd, RAM_BYTES) as ram, ffi.from_buffer(ram) as address:
+        ram[7 * PAGE_BYTES] = 1
+        before = os.stat(ram_fd).st_blocks
+        assert image.scrub([WrittenMemory(address, ffi.NULL, 0)], 0, PAGES)[0] == 1
+        assert os.stat(ram_fd).st_blocks == before
+    os.close(ram_fd)
 
 
 # The verdict
