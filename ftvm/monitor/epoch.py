@@ -50,7 +50,8 @@ Wait = Callable[[float], None]
 class EpochRunner:
     """Commands modules, and waits for them as long as it is reasonable.
 
-    ``began_s`` and ``ended_s`` are the monotonic times at which the modules last began to run and last stood still.
+    ``began_s`` and ``ended_s`` are the monotonic times at which the modules last began to run, and at which the last
+    of those that did report had done so: waiting for a module that hangs is a pause.
     """
 
     def __init__(self, wait: Wait) -> None:
@@ -76,8 +77,8 @@ class EpochRunner:
                 module.post(kind, target, payload)
             except LinkFault as fault:
                 attempt.losses.append(ModuleLost(module, "link", str(fault)))
+        self.ended_s = self.began_s
         self._await(modules, attempt)
-        self.ended_s = time.monotonic()
         lost = {loss.module.index for loss in attempt.losses}
         for module in modules:
             if module.index not in lost:
@@ -91,7 +92,12 @@ class EpochRunner:
         waiting = [module for module in modules if module.index not in {loss.module.index for loss in attempt.losses}]
         asked = len(waiting)
         first_done_s: float | None = None
-        while waiting := [module for module in waiting if not module.reported()]:
+        while waiting:
+            left = [module for module in waiting if not module.reported()]
+            if len(left) < len(waiting):
+                self.ended_s = time.monotonic()
+            if not (waiting := left):
+                return
             for module in [module for module in waiting if not module.alive]:
                 waiting.remove(module)
                 attempt.losses.append(ModuleLost(module, "death", module.cause_of_death()))
