@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -33,7 +33,7 @@ from ftvm.module.chips.portcf9 import PortCf9
 from ftvm.module.chips.rtc import Rtc
 from ftvm.module.chips.uart import Uart
 from ftvm.module.chips.vga import Vga
-from ftvm.module.console_script import ConsoleScript, ConsoleScriptState
+from ftvm.module.console_script import ConsoleScript
 from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, Devices
 from ftvm.module.events import (
     ConsoleIn,
@@ -465,6 +465,10 @@ class Board:
         self._remap()
         self._cpu.set_interrupt_line(self._lapic.state.output)
 
+    def await_stop_text(self) -> None:
+        """The text to stop on has not begun to come."""
+        self._script.state.stop_matched, self._script.state.stopped = 0, False
+
     def _parts(self) -> Iterator[tuple[str, Any]]:
         """Everything that has a state, by name."""
         yield from self.chips.items()
@@ -560,10 +564,13 @@ class Board:
         self._cpu.request_stop()
 
 
-def waiting_anew(saved: bytes) -> bytes:
-    """What ``Board.save`` gave, for a board whose text to stop at has not begun to come."""
-    states = msgspec.msgpack.decode(saved, type=dict[str, msgspec.Raw])
-    script = msgspec.msgpack.decode(states["script"], type=ConsoleScriptState)
-    script.stop_matched, script.stopped = 0, False
-    states["script"] = msgspec.Raw(msgspec.msgpack.encode(script))
-    return msgspec.msgpack.encode(states)
+class _NoCpu:
+    """Answers 0 to whatever a board asks of its CPU while it is built, loaded and saved."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *arguments: 0
+
+
+def unplugged(config: BoardConfig) -> Board:
+    """A board that never runs: what ``load`` refuses here, no module can take."""
+    return Board(config, cast(Processor, _NoCpu()))

@@ -20,7 +20,7 @@ import ftvm
 from ftvm.errors import HostError, UnusableFile
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES
 from ftvm.module import events
-from ftvm.module.board import BoardConfig
+from ftvm.module.board import BoardConfig, unplugged
 from ftvm.module.link import Snapshot
 from ftvm.module.registers import ARCH_BYTES
 from ftvm.monitor.build_id import build_id
@@ -41,6 +41,7 @@ MAX_HEADER_BYTES = 64 * MIB
 PIECE_BYTES = MIB
 """Of memory, read or written at a time."""
 
+_UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _WRITABLE = "give the name of a file that can be written"
 
 
@@ -197,7 +198,7 @@ class _Reader:
             raise self._damaged()
         try:
             header = msgspec.msgpack.decode(self._take(header_bytes), type=_Header)
-        except (msgspec.DecodeError, RecursionError):
+        except _UNDECODABLE:
             raise self._damaged() from None
         if header.build != build_id():
             raise UnusableFile(
@@ -208,7 +209,8 @@ class _Reader:
         try:
             state = msgspec.msgpack.decode(header.machine, type=MachineState)
             events.decode_inputs(state.inputs or events.encode([]))
-        except (msgspec.DecodeError, RecursionError):
+            unplugged(state.board).load(state.snapshot.board)
+        except (*_UNDECODABLE, LookupError, ArithmeticError):
             raise self._damaged() from None
         ram_bytes = state.board.ram_bytes
         if not MIN_RAM_BYTES <= ram_bytes <= MAX_RAM_BYTES or ram_bytes % PAGE_BYTES:

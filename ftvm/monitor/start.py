@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ftvm.boot.plan import BootPlan
-from ftvm.module.board import BoardConfig, waiting_anew
+from ftvm.module.board import BoardConfig, unplugged
 from ftvm.module.link import Snapshot, Start
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.savefile import SavedMachine
@@ -43,7 +43,10 @@ class StartState:
         snapshot = state.snapshot
         if stop_on is not None:
             board = replace(board, stop_on=stop_on)
-            snapshot = Snapshot(snapshot.arch, waiting_anew(snapshot.board))
+            changed = unplugged(board)
+            changed.load(snapshot.board)
+            changed.await_stop_text()
+            snapshot = Snapshot(snapshot.arch, changed.save())
 
         def fill(image: VerifiedImage) -> None:
             saved.fill(image)
