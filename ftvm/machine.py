@@ -46,8 +46,6 @@ RESULT_VERSION = 1
 """Of the object that ``ftvm run --json`` writes."""
 
 MAX_MODULES = 3
-DEFAULT_EPOCH_BLOCKS = 1_000_000
-"""About 10 ms: shorter epochs cost wake-ups, longer ones page compares (benchmarks/lockstep.md)."""
 
 SCREEN_LINES, SCREEN_COLUMNS = 25, 80
 
@@ -66,6 +64,7 @@ class MachineConfig:
     ``stop_on`` ends the run when the text comes on the serial console. ``input`` is offered to the serial
     port at the start, or when the text ``input_after`` came. ``real_time`` makes an idle guest wait for the
     wall clock. ``interactive``: input may come at any time, so a guest that waits without a timer is not over.
+    ``epoch_blocks`` None: as many as take about 20 ms (ftvm/monitor/pace.py).
 
     The verified state is saved to ``save_on_exit`` when the run ends before the guest does, and to
     ``save_on_fail_stop`` (or else there too) at a fail-stop. With ``saved`` the machine goes on from there: see
@@ -77,7 +76,7 @@ class MachineConfig:
     append: str = ""
     memory_bytes: int = 256 * MIB
     modules: int = 2
-    epoch_blocks: int = DEFAULT_EPOCH_BLOCKS
+    epoch_blocks: int | None = None
     stop_on: str | None = None
     timeout_s: float | None = None
     input: bytes | None = None
@@ -107,8 +106,8 @@ class MachineConfig:
             raise UsageError(f"memory of {format_size(self.memory_bytes)}", f"give {limits}; 256M is the default")
         if self.memory_bytes % PAGE_BYTES:
             raise UsageError(f"memory of {self.memory_bytes} bytes", f"give a multiple of {PAGE_BYTES} bytes")
-        if self.epoch_blocks < 1:
-            raise UsageError(f"an epoch of {self.epoch_blocks} blocks", "give at least 1; 1M is the default")
+        if self.epoch_blocks is not None and self.epoch_blocks < 1:
+            raise UsageError(f"an epoch of {self.epoch_blocks} blocks", "give at least 1, or leave it to the machine")
         if self.timeout_s is not None and self.timeout_s <= 0:
             raise UsageError(f"a timeout of {self.timeout_s:g} seconds", "give more than 0")
         if self.input_after is not None and self.input is None:

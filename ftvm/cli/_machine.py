@@ -18,7 +18,7 @@ import click
 from ftvm import terminal
 from ftvm.cli._output import json_option, output_file, write_json
 from ftvm.errors import HostError, UsageError
-from ftvm.machine import DEFAULT_EPOCH_BLOCKS, MAX_MODULES, Machine, MachineConfig, RunResult
+from ftvm.machine import MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.monitor import savefile
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, Event
 from ftvm.units import parse_blocks
@@ -41,9 +41,7 @@ _OPTIONS = (
         "--epoch",
         metavar="BLOCKS",
         type=parse_blocks,
-        default=str(DEFAULT_EPOCH_BLOCKS),
-        show_default=True,
-        help="Guest blocks between two comparisons; 50k and 1M are understood.",
+        help="Guest blocks between two comparisons; 50k and 1M are understood. Default: as many as take about 20 ms.",
     ),
     click.option("--stop-on", metavar="TEXT", help="End the run well when this comes on the serial console."),
     click.option("--timeout", metavar="SECONDS", type=float, help="End the run after this wall time."),
@@ -84,7 +82,7 @@ class Settings:
     """What the options above say."""
 
     modules: int
-    epoch: int
+    epoch: int | None
     stop_on: str | None
     timeout: float | None
     interactive: bool | None

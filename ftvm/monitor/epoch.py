@@ -59,11 +59,16 @@ class EpochRunner:
         self._deadline = Deadline()
         self.began_s = self.ended_s = time.monotonic()
 
+    @property
+    def epoch_s(self) -> float:
+        """Wall time that the last command took."""
+        return self.ended_s - self.began_s
+
     def run(self, modules: Sequence[ModuleHandle], epoch: Epoch) -> Attempt:
         """One epoch on all of ``modules``."""
         attempt = self.command(modules, CommandKind.RUN, epoch.target, epoch.inputs)
         if not attempt.losses:
-            self._deadline.observe(self.ended_s - self.began_s)
+            self._deadline.observe(self.epoch_s)
         return attempt
 
     def command(

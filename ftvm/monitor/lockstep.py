@@ -16,6 +16,7 @@ from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
 from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.pace import Pace
 from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import FailStop, Incident, Recovery
 from ftvm.monitor.service import Service
@@ -55,7 +56,7 @@ class Lockstep:
     ``inputs`` (encoded) enter before the first block.
 
     The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. With ``real_time``
-    an idle guest waits for the wall clock.
+    an idle guest waits for the wall clock. ``epoch_blocks``: see Pace.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Lockstep:
         *,
         inputs: bytes,
         stop: threading.Event,
-        epoch_blocks: int,
+        epoch_blocks: int | None,
         until_s: float | None,
         real_time: bool,
     ) -> None:
@@ -77,7 +78,7 @@ class Lockstep:
         self._console = console
         self._poller = poller
         self._requests = requests
-        self._epoch_blocks = epoch_blocks
+        self._pace = Pace(epoch_blocks)
         self._stop = stop
         self._until_s = until_s
         self._clock = RealTime() if real_time else None
@@ -123,9 +124,8 @@ class Lockstep:
         if self._console.pending():  # input that was too long for one command enters at one position all the same
             return Epoch(position, payload)
         joining = self._service.resync is not None and self._service.resync.nearly_done()
-        return Epoch(
-            position + (min(RESYNC_EPOCH_BLOCKS, self._epoch_blocks) if joining else self._epoch_blocks), payload
-        )
+        blocks = min(RESYNC_EPOCH_BLOCKS, self._pace.blocks) if joining else self._pace.blocks
+        return Epoch(position + blocks, payload)
 
     def _agree(self, epoch: Epoch) -> Result:
         """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
@@ -137,7 +137,9 @@ class Lockstep:
         self._wait(0)  # short epochs never sleep: look at the terminal here
         divergence = compare(self._image, attempt.reports, attempt.memories) if attempt.results else None
         if attempt.results and divergence is None and not attempt.losses:
-            return attempt.results[0]
+            result = attempt.results[0]
+            self._pace.observe(result.report.position - self._image.position, self._runner.epoch_s)
+            return result
         return self._recovery.settle(epoch, attempt, divergence)
 
     def _commit(self, result: Result) -> None:

@@ -71,9 +71,7 @@ def test_every_end_of_a_guest_has_its_outcome(guest: str, outcome: str, exit_cod
 
 
 def test_a_runaway_guest_is_ended_by_the_timeout() -> None:
-    result = run("spin", timeout_s=0.5).result
-    assert result.outcome == "timeout"
-    assert result.blocks > 0
+    assert run("spin", timeout_s=0.5).result.outcome == "timeout"
 
 
 def test_the_text_to_stop_at_ends_the_run_at_its_own_position() -> None:

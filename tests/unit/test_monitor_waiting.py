@@ -7,6 +7,7 @@ import pytest
 
 from ftvm.monitor import deadline, timekeeping
 from ftvm.monitor.deadline import Deadline
+from ftvm.monitor.pace import EPOCH_S, FIRST_BLOCKS, GROWTH, MAX_BLOCKS, MIN_BLOCKS, Pace
 from ftvm.monitor.poller import Poller
 from ftvm.monitor.timekeeping import LAG_FORGIVEN_NS, RealTime
 
@@ -115,3 +116,36 @@ def test_a_guest_that_is_far_behind_does_not_catch_up(wall: list[int]) -> None:
     assert clock.now_ns(0) == 0
     wall[0] += 10
     assert clock.now_ns(0) == 10
+
+
+def test_an_epoch_length_that_was_asked_for_stays() -> None:
+    pace = Pace(77)
+    pace.observe(77, 5.0)
+    assert pace.blocks == 77
+
+
+def test_epochs_grow_and_shrink_to_the_time_that_is_aimed_at() -> None:
+    pace = Pace(None)
+    for _ in range(20):
+        pace.observe(pace.blocks, pace.blocks * 5e-9)
+    assert pace.blocks == pytest.approx(EPOCH_S / 5e-9, rel=0.01)
+    pace.observe(pace.blocks, pace.blocks * 100e-9)
+    assert pace.blocks == pytest.approx(EPOCH_S / 100e-9, rel=0.01), "at once, when the guest turns slow"
+
+
+def test_epochs_keep_within_bounds_and_do_not_leap() -> None:
+    pace = Pace(None)
+    before = pace.blocks
+    pace.observe(pace.blocks, 0.0)
+    assert pace.blocks == GROWTH * before
+    for _ in range(10):
+        pace.observe(pace.blocks, 0.0)
+    assert pace.blocks == MAX_BLOCKS
+    pace.observe(pace.blocks, 1e6)
+    assert pace.blocks == MIN_BLOCKS
+
+
+def test_an_epoch_that_the_guest_ended_early_teaches_nothing() -> None:
+    pace = Pace(None)
+    pace.observe(pace.blocks - 1, 1.0)
+    assert pace.blocks == FIRST_BLOCKS
