@@ -1,12 +1,12 @@
 """Debian's cloud kernel to its shell: one bare engine, the lockstep pair, and QEMU: see boot.md.
 
-python benchmarks/boot.py [--repetitions 5] [--epochs 1M]      (needs: ftvm guests fetch debian-cloud)
+python benchmarks/boot.py [--repetitions 5] [--epochs auto,1M]      (needs: ftvm guests fetch debian-cloud)
 """
 
 import argparse
 import shutil
 
-from measure import BARE, FTVM, Subject, compare, report, to_stderr
+from measure import BARE, FTVM, Subject, compare, pair, report, to_stderr
 
 from ftvm.errors import FtvmError, HostError, UnusableFile
 from ftvm.guests import catalogue
@@ -18,7 +18,7 @@ MEMORY = "256M"
 def main() -> None:
     parser = argparse.ArgumentParser(description="Boot Debian's cloud kernel to its shell, three ways.")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--epochs", default="1M")
+    parser.add_argument("--epochs", default="auto,1M")
     arguments = parser.parse_args()
     guest = catalogue.find(GUEST)
     if guest is None or guest.ready is None or guest.initrd is None:
@@ -30,12 +30,10 @@ def main() -> None:
     ready = guest.ready.encode()
     linux = [str(guest.path), "--initrd", str(guest.initrd), "--append", guest.append, "--memory", MEMORY]
     stop = ["--stop-on", guest.ready]
-    subjects = [Subject("bare", [*BARE, *linux, *stop], ready)]
-    subjects += [Subject("one-module", [*FTVM, "--modules", "1", *linux, *stop], ready)]
-    subjects += [
-        Subject(f"pair-{epoch}", [*FTVM, "--epoch", epoch, *linux, *stop], ready)
-        for epoch in arguments.epochs.split(",")
-    ]
+    bare = [*BARE, *linux, *stop]
+    subjects = [Subject("bare", bare, ready), Subject("two-bare", bare, ready, count=2)]
+    subjects.append(Subject("one-module", [*FTVM, "--modules", "1", *linux, *stop], ready))
+    subjects += [pair(epoch, [*linux, *stop], ready) for epoch in arguments.epochs.split(",")]
     machine = ["-smp", "1", "-m", MEMORY, "-display", "none", "-serial", "stdio", "-no-reboot"]
     kernel = ["-kernel", str(guest.path), "-initrd", str(guest.initrd), "-append", guest.append]
     subjects.append(Subject("qemu-tcg", [qemu, "-accel", "tcg", *machine, *kernel], ready))

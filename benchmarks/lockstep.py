@@ -1,16 +1,16 @@
 """What lockstep costs on a CPU-bound guest, by epoch length: see lockstep.md.
 
-python benchmarks/lockstep.py [--rounds 100] [--repetitions 5] [--epochs 20k,100k,300k,1M,3M,10M]
+python benchmarks/lockstep.py [--rounds 100] [--repetitions 5] [--epochs auto,100k,300k,1M,3M,10M]
 """
 
 import argparse
 
-from measure import BARE, FTVM, KERNELS, Subject, compare, report, to_stderr
+from measure import BARE, FTVM, KERNELS, Subject, compare, pair, report, to_stderr
 
 LAST_LINE = b"matmul "
 """The workload kernel prints one line for each phase; this is its last."""
 
-DEFAULT_EPOCHS = "20k,100k,300k,1M,3M,10M"
+DEFAULT_EPOCHS = "auto,100k,300k,1M,3M,10M"
 
 
 def main() -> None:
@@ -21,13 +21,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     guest = [str(KERNELS / "workload.elf"), "--append", f"rounds={arguments.rounds}"]
-    subjects = [
-        Subject("bare", [*BARE, *guest], LAST_LINE),
-        Subject("one-module", [*FTVM, "--modules", "1", *guest], LAST_LINE),
-    ]
-    subjects += [
-        Subject(f"pair-{epoch}", [*FTVM, "--epoch", epoch, *guest], LAST_LINE) for epoch in arguments.epochs.split(",")
-    ]
+    bare = [*BARE, *guest]
+    subjects = [Subject("bare", bare, LAST_LINE), Subject("two-bare", bare, LAST_LINE, count=2)]
+    subjects.append(Subject("one-module", [*FTVM, "--modules", "1", *guest], LAST_LINE))
+    subjects += [pair(epoch, guest, LAST_LINE) for epoch in arguments.epochs.split(",")]
     report("lockstep", vars(arguments), lambda: compare(subjects, arguments.repetitions, to_stderr))
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks share: timing a command up to a text on its output, comparing in pairs, describing the host."""
 
+import contextlib
 import json
 import os
 import platform
@@ -21,30 +22,49 @@ FTVM = [sys.executable, "-m", "ftvm", "run", "--no-interactive"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One contestant: ``command`` is timed from its start until it has written ``text`` to standard output."""
+    """One contestant: ``command`` is timed from its start until it has written ``text`` to standard output.
+
+    With ``count`` above 1 so many of it run side by side, and the slowest counts.
+    """
 
     name: str
     command: list[str]
     text: bytes
+    count: int = 1
+
+
+def pair(epoch: str, guest: list[str], text: bytes) -> Subject:
+    """Two modules in lockstep, with epochs of a length that ``--epoch`` takes, or ``auto``."""
+    length = [] if epoch == "auto" else ["--epoch", epoch]
+    return Subject(f"pair-{epoch}", [*FTVM, *length, *guest], text)
 
 
 def seconds_until(subject: Subject) -> float:
-    """Wall time from the start of the process to the text; then the process is ended. RuntimeError without the text."""
+    """Wall time from the start of the processes until each has written the text. RuntimeError if one never does."""
     began_s = time.monotonic()
-    with subprocess.Popen(
-        subject.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        seen = b""
-        while subject.text not in seen:
-            data = os.read(process.stdout.fileno(), 65536)
-            if not data:
-                message = process.stderr.read().decode(errors="replace")
-                raise RuntimeError(f"{subject.name} ended without {subject.text!r}:\n{message}")
-            seen = seen[-4096:] + data
-        elapsed_s = time.monotonic() - began_s
-        process.terminate()
-    return elapsed_s
+    with contextlib.ExitStack() as running:
+        processes = []
+        for _ in range(subject.count):
+            process = subprocess.Popen(
+                subject.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            running.enter_context(process)
+            running.callback(process.terminate)
+            processes.append(process)
+        for process in processes:
+            _read_until(process, subject)
+        return time.monotonic() - began_s
+
+
+def _read_until(process: "subprocess.Popen[bytes]", subject: Subject) -> None:
+    assert process.stdout is not None and process.stderr is not None
+    seen = b""
+    while subject.text not in seen:
+        data = os.read(process.stdout.fileno(), 65536)
+        if not data:
+            message = process.stderr.read().decode(errors="replace")
+            raise RuntimeError(f"{subject.name} ended without {subject.text!r}:\n{message}")
+        seen = seen[-4096:] + data
 
 
 def compare(subjects: Sequence[Subject], repetitions: int, progress: Callable[[str], None]) -> dict[str, Any]:
