@@ -50,9 +50,9 @@ static int ring(int doorbell)
     const uint64_t one = 1;
     ssize_t n;
 
-    do
+    do {
         n = write(doorbell, &one, sizeof one);
-    while (n < 0 && errno == EINTR);
+    } while (n < 0 && errno == EINTR);
     /* EAGAIN: the counter is full, so the sleeper has been told more than once. */
     return n == (ssize_t)sizeof one || errno == EAGAIN ? 0 : -1;
 }
@@ -70,11 +70,13 @@ static int announce(atomic_uint *counter, uint32_t value, atomic_uint *reader_sl
 
 static int arrived(atomic_uint *counter, uint32_t value, atomic_uint *reader_sleeps, uint32_t spins)
 {
-    for (uint32_t i = 0; i < spins && atomic_load_explicit(counter, memory_order_acquire) != value; i++)
+    for (uint32_t i = 0; i < spins && atomic_load_explicit(counter, memory_order_acquire) != value; i++) {
         relax();
+    }
     atomic_store(reader_sleeps, 1);
-    if (atomic_load(counter) != value)
+    if (atomic_load(counter) != value) {
         return 0;
+    }
     atomic_store_explicit(reader_sleeps, 0, memory_order_relaxed);
     return 1;
 }
@@ -90,8 +92,9 @@ ft_link *ft_link_open(void *memory, uint64_t ram_bytes, int command_doorbell, in
 {
     ft_link *link = calloc(1, sizeof *link);
 
-    if (!link)
+    if (!link) {
         return NULL;
+    }
     link->box = memory;
     link->ram_pages = (uint32_t)(ram_bytes / PAGE_BYTES);
     link->command_doorbell = command_doorbell;
@@ -118,10 +121,12 @@ int ft_link_post(ft_link *link, const ft_command *command, const void *payload)
 {
     mailbox *box = link->box;
 
-    if (command->payload_bytes > COMMAND_PAYLOAD_BYTES)
+    if (command->payload_bytes > COMMAND_PAYLOAD_BYTES) {
         return -1;
-    if (command->payload_bytes)
+    }
+    if (command->payload_bytes) {
         memcpy(box->command_payload, payload, command->payload_bytes);
+    }
     box->command = *command;
     return announce(&box->commands, ++link->turn, &box->module_sleeps, link->command_doorbell);
 }
@@ -157,13 +162,16 @@ int ft_link_await_command(ft_link *link, uint32_t spins, int lifeline, ft_comman
 
     link->turn++;
     while (!arrived(&box->commands, link->turn, &box->module_sleeps, spins)) {
-        if (poll(wait, 2, -1) < 0 && errno != EINTR)
+        if (poll(wait, 2, -1) < 0 && errno != EINTR) {
             return -1;
-        if (wait[0].revents && read(link->command_doorbell, &rings, sizeof rings) < 0 && errno != EAGAIN)
+        }
+        if (wait[0].revents && read(link->command_doorbell, &rings, sizeof rings) < 0 && errno != EAGAIN) {
             return -1;
+        }
         /* The monitor sends nothing on this socket any more: readable means closed. */
-        if (wait[1].revents)
+        if (wait[1].revents) {
             return 1;
+        }
     }
     *command = box->command;
     return command->payload_bytes <= COMMAND_PAYLOAD_BYTES ? 0 : -1;
@@ -180,8 +188,9 @@ int ft_link_publish(ft_link *link, const ft_report *report, const void *board, c
     mailbox *box = link->box;
     unsigned char *end = box->report_payload;
 
-    if ((uint64_t)report->board_bytes + report->output_bytes + report->detail_bytes > REPORT_PAYLOAD_BYTES)
+    if ((uint64_t)report->board_bytes + report->output_bytes + report->detail_bytes > REPORT_PAYLOAD_BYTES) {
         return -1;
+    }
     memcpy(end, board, report->board_bytes);
     end += report->board_bytes;
     memcpy(end, outputs, report->output_bytes);
@@ -203,8 +212,9 @@ uint32_t *ft_link_written_count(ft_link *link)
 
 int ft_link_die_with(int parent)
 {
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) {
         return -1;
+    }
     /* It may have died before the line above. */
     return getppid() == parent ? 0 : -1;
 }

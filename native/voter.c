@@ -73,8 +73,9 @@ static void take_chunks(ft_voter *v)
     while (left) {
         uint32_t first, end;
 
-        if (!atomic_compare_exchange_weak(&v->chunks_left, &left, left - 1))
+        if (!atomic_compare_exchange_weak(&v->chunks_left, &left, left - 1)) {
             continue;
+        }
         first = (left - 1) * CHUNK_PAGES;
         end = v->items - first < CHUNK_PAGES ? v->items : first + CHUNK_PAGES;
         v->work(v, first, end);
@@ -91,13 +92,14 @@ static void *help(void *voter)
     while (!closing) {
         take_chunks(v);
         /* A commit follows a comparison at once; after it, the modules need this core. */
-        for (int i = 0;
-             i < atomic_load(&v->spins) && !atomic_load_explicit(&v->chunks_left, memory_order_relaxed); i++)
+        for (int i = atomic_load(&v->spins); i > 0 && !atomic_load(&v->chunks_left); i--) {
             relax();
+        }
         pthread_mutex_lock(&v->lock);
         v->sleepers++;
-        while (!atomic_load(&v->chunks_left) && !v->closing)
+        while (!atomic_load(&v->chunks_left) && !v->closing) {
             pthread_cond_wait(&v->news, &v->lock);
+        }
         v->sleepers--;
         closing = v->closing;
         pthread_mutex_unlock(&v->lock);
@@ -120,15 +122,17 @@ static void do_together(ft_voter *v, page_work *work, uint32_t items, int spins)
     atomic_store(&v->chunks_done, 0);
     atomic_store(&v->chunks_left, chunks);
     pthread_mutex_lock(&v->lock);
-    if (v->sleepers)
+    if (v->sleepers) {
         pthread_cond_broadcast(&v->news);
+    }
     pthread_mutex_unlock(&v->lock);
     take_chunks(v);
     for (int i = 0; atomic_load(&v->chunks_done) != chunks; i++) {
-        if (i < SPINS)
+        if (i < SPINS) {
             relax();
-        else
+        } else {
             sched_yield();
+        }
     }
 }
 
@@ -137,21 +141,25 @@ static int start_helpers(ft_voter *v, uint32_t count)
     sigset_t all, before;
     int failed = 0;
 
-    if (count == 0)
+    if (count == 0) {
         return 0;
+    }
     v->helpers = calloc(count, sizeof *v->helpers);
-    if (!v->helpers)
+    if (!v->helpers) {
         return -1;
+    }
     /* Signals belong to the caller's threads. */
     sigfillset(&all);
-    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
+    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
         return -1;
+    }
     while (!failed && v->helper_count < count) {
         failed = pthread_create(&v->helpers[v->helper_count], NULL, help, v) != 0;
         v->helper_count += !failed;
     }
-    if (pthread_sigmask(SIG_SETMASK, &before, NULL) != 0)
+    if (pthread_sigmask(SIG_SETMASK, &before, NULL) != 0) {
         failed = 1;
+    }
     return failed ? -1 : 0;
 }
 
@@ -161,8 +169,9 @@ static void stop_helpers(ft_voter *v)
     v->closing = 1;
     pthread_cond_broadcast(&v->news);
     pthread_mutex_unlock(&v->lock);
-    for (uint32_t i = 0; i < v->helper_count; i++)
+    for (uint32_t i = 0; i < v->helper_count; i++) {
         pthread_join(v->helpers[i], NULL);
+    }
     free(v->helpers);
 }
 
@@ -172,8 +181,9 @@ ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads)
 {
     ft_voter *v = calloc(1, sizeof *v);
 
-    if (!v)
+    if (!v) {
         return NULL;
+    }
     if (pthread_mutex_init(&v->lock, NULL) != 0) {
         free(v);
         return NULL;
@@ -190,10 +200,12 @@ ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads)
     v->listed = calloc(v->ram_pages, sizeof *v->listed);
     v->staged =
         mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (v->staged == MAP_FAILED)
+    if (v->staged == MAP_FAILED) {
         v->staged = NULL;
-    else /* four times fewer nanoseconds per first touch; a kernel without huge pages may refuse */
+    } else {
+        /* A first touch costs a quarter then. A kernel without huge pages refuses, which does no harm. */
         madvise(v->staged, ram_bytes, MADV_HUGEPAGE);
+    }
     if (!v->verified || !v->pages || !v->listed || !v->staged || start_helpers(v, threads - 1) != 0) {
         ft_voter_close(v);
         return NULL;
@@ -206,8 +218,9 @@ void ft_voter_close(ft_voter *v)
     stop_helpers(v);
     pthread_cond_destroy(&v->news);
     pthread_mutex_destroy(&v->lock);
-    if (v->staged)
+    if (v->staged) {
         munmap(v->staged, (size_t)v->ram_pages * PAGE_BYTES);
+    }
     free(v->listed);
     free(v->pages);
     free(v->verified);
@@ -221,9 +234,11 @@ static uint32_t differs_at(const ft_voter *v, const unsigned char *truth, uint64
 {
     uint32_t modules = 0;
 
-    for (uint32_t m = 0; m < v->memory_count; m++)
-        if (((const unsigned char *)v->memories[m].ram)[page_offset + byte] != truth[byte])
+    for (uint32_t m = 0; m < v->memory_count; m++) {
+        if (((const unsigned char *)v->memories[m].ram)[page_offset + byte] != truth[byte]) {
             modules |= 1u << m;
+        }
+    }
     return modules;
 }
 
@@ -238,8 +253,9 @@ static uint32_t find_runs(const ft_voter *v, const unsigned char *truth, uint32_
         uint32_t modules = differs_at(v, truth, page_offset, byte);
 
         if (modules && !in_run) {
-            if (count == capacity)
+            if (count == capacity) {
                 break;
+            }
             found[count++] = (ft_difference){.offset = page_offset + byte};
         }
         if (modules) {
@@ -253,10 +269,12 @@ static uint32_t find_runs(const ft_voter *v, const unsigned char *truth, uint32_
 
 static int page_differs(const ft_voter *v, const unsigned char *truth, uint32_t page, uint32_t first_memory)
 {
-    for (uint32_t m = first_memory; m < v->memory_count; m++)
+    for (uint32_t m = first_memory; m < v->memory_count; m++) {
         if (memcmp(truth, (const unsigned char *)v->memories[m].ram + (uint64_t)page * PAGE_BYTES,
-                   PAGE_BYTES) != 0)
+                   PAGE_BYTES) != 0) {
             return 1;
+        }
+    }
     return 0;
 }
 
@@ -274,10 +292,12 @@ static int64_t unite(ft_voter *v)
         for (uint32_t i = 0; i < v->memories[m].count; i++) {
             uint32_t page = ((const volatile uint32_t *)v->memories[m].written)[i];
 
-            if (page >= v->ram_pages)
+            if (page >= v->ram_pages) {
                 return -1 - (int64_t)m;
-            if (v->listed[page] == v->comparison)
+            }
+            if (v->listed[page] == v->comparison) {
                 continue;
+            }
             v->listed[page] = v->comparison;
             v->pages[v->page_count++] = page;
         }
@@ -292,8 +312,9 @@ static void stage_and_compare(ft_voter *v, uint32_t first, uint32_t end)
 
         memcpy(truth, (const unsigned char *)v->memories[0].ram + (uint64_t)v->pages[i] * PAGE_BYTES,
                PAGE_BYTES);
-        if (page_differs(v, truth, v->pages[i], 1))
+        if (page_differs(v, truth, v->pages[i], 1)) {
             atomic_fetch_add(&v->pages_differing, 1);
+        }
     }
 }
 
@@ -322,8 +343,9 @@ int64_t ft_voter_compare(ft_voter *v, const ft_memory *memories, uint32_t count,
     for (uint32_t i = 0; differing && i < v->page_count && *found_count < capacity; i++) {
         const unsigned char *truth = v->staged + (uint64_t)i * PAGE_BYTES;
 
-        if (page_differs(v, truth, v->pages[i], 1))
+        if (page_differs(v, truth, v->pages[i], 1)) {
             *found_count = find_runs(v, truth, v->pages[i], found, capacity, *found_count);
+        }
     }
     return differing;
 }
@@ -340,8 +362,9 @@ static void fold(ft_voter *v, uint32_t first, uint32_t end)
 void ft_voter_commit(ft_voter *v)
 {
     do_together(v, fold, v->page_count, 0);
-    if (v->page_count > STAGED_PAGES_KEPT)
+    if (v->page_count > STAGED_PAGES_KEPT) {
         madvise(v->staged, (size_t)v->page_count * PAGE_BYTES, MADV_DONTNEED);
+    }
 }
 
 const uint32_t *ft_voter_pages(const ft_voter *v, uint32_t *count)
@@ -362,8 +385,9 @@ static void find_existing(const ft_voter *v, uint32_t page, uint32_t count, unsi
         void *ram = (unsigned char *)v->memories[m].ram + (uint64_t)page * PAGE_BYTES;
         int known = mincore(ram, (size_t)count * PAGE_BYTES, resident) == 0;
 
-        for (uint32_t i = 0; i < count; i++)
+        for (uint32_t i = 0; i < count; i++) {
             exists[i] |= !known || (resident[i] & 1);
+        }
     }
 }
 
@@ -376,9 +400,11 @@ static void scrub(ft_voter *v, uint32_t first, uint32_t end)
 
         count = end - first < ALONE_PAGES ? end - first : ALONE_PAGES;
         find_existing(v, page, count, exists);
-        for (uint32_t i = 0; i < count; i++)
-            if (exists[i] && page_differs(v, v->image + (uint64_t)(page + i) * PAGE_BYTES, page + i, 0))
+        for (uint32_t i = 0; i < count; i++) {
+            if (exists[i] && page_differs(v, v->image + (uint64_t)(page + i) * PAGE_BYTES, page + i, 0)) {
                 atomic_fetch_add(&v->pages_differing, 1);
+            }
+        }
     }
 }
 
@@ -388,8 +414,9 @@ int64_t ft_voter_scrub(ft_voter *v, const ft_memory *memories, uint32_t count, u
     uint32_t differing, end;
 
     *found_count = 0;
-    if (first >= v->ram_pages)
+    if (first >= v->ram_pages) {
         return 0;
+    }
     end = v->ram_pages - first < pages ? v->ram_pages : first + pages;
     begin(v, memories, count);
     v->scrub_first = first;
@@ -400,8 +427,9 @@ int64_t ft_voter_scrub(ft_voter *v, const ft_memory *memories, uint32_t count, u
         unsigned char exists;
 
         find_existing(v, page, 1, &exists);
-        if (exists && page_differs(v, truth, page, 0))
+        if (exists && page_differs(v, truth, page, 0)) {
             *found_count = find_runs(v, truth, page, found, capacity, *found_count);
+        }
     }
     return differing;
 }
@@ -447,8 +475,9 @@ void ft_voter_mark_content(const ft_voter *v, uint8_t *pending)
 
 void ft_voter_mark_compared(const ft_voter *v, uint8_t *pending)
 {
-    for (uint32_t i = 0; i < v->page_count; i++)
+    for (uint32_t i = 0; i < v->page_count; i++) {
         pending[v->pages[i]] = 1;
+    }
 }
 
 uint32_t ft_voter_copy_pending(const ft_voter *v, void *ram, uint8_t *pending, uint32_t first, uint32_t limit)
@@ -458,8 +487,9 @@ uint32_t ft_voter_copy_pending(const ft_voter *v, void *ram, uint8_t *pending, u
     while (page < v->ram_pages && limit) {
         const uint8_t *next = memchr(pending + page, 1, v->ram_pages - page);
 
-        if (!next)
+        if (!next) {
             return v->ram_pages;
+        }
         page = (uint32_t)(next - pending);
         memcpy((unsigned char *)ram + (uint64_t)page * PAGE_BYTES, v->image + (uint64_t)page * PAGE_BYTES,
                PAGE_BYTES);
@@ -475,10 +505,12 @@ int ft_voter_write(ft_voter *v, uint64_t offset, const void *data, uint64_t byte
 {
     uint64_t ram_bytes = (uint64_t)v->ram_pages * PAGE_BYTES;
 
-    if (offset > ram_bytes || bytes > ram_bytes - offset)
+    if (offset > ram_bytes || bytes > ram_bytes - offset) {
         return -1;
-    if (bytes == 0)
+    }
+    if (bytes == 0) {
         return 0;
+    }
     memcpy(v->image + offset, data, bytes);
     memset(v->verified + offset / PAGE_BYTES, 1, (offset + bytes - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1);
     return 0;
@@ -493,11 +525,13 @@ uint32_t ft_voter_content(const ft_voter *v, uint32_t page, uint32_t *count)
 {
     uint32_t end;
 
-    while (page < v->ram_pages && (!v->verified[page] || is_zero(v->image + (uint64_t)page * PAGE_BYTES)))
+    while (page < v->ram_pages && (!v->verified[page] || is_zero(v->image + (uint64_t)page * PAGE_BYTES))) {
         page++;
+    }
     end = page;
-    while (end < v->ram_pages && v->verified[end] && !is_zero(v->image + (uint64_t)end * PAGE_BYTES))
+    while (end < v->ram_pages && v->verified[end] && !is_zero(v->image + (uint64_t)end * PAGE_BYTES)) {
         end++;
+    }
     *count = end - page;
     return page;
 }
