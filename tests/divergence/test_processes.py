@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.divergence.machines import kernel
+from ftvm.errors import HostError
+from tests.divergence.machines import build, kernel
 from tests.divergence.processes import children, ended
 
 PATIENCE_S = 30.0
@@ -79,3 +80,16 @@ def test_a_module_sees_no_descriptors_but_its_own(monitor: subprocess.Popen[byte
     for module in children(monitor.pid):
         links = [os.readlink(f"/proc/{module}/fd/{fd}") for fd in os.listdir(f"/proc/{module}/fd")]
         assert all(link.startswith(("/dev/null", "/memfd:ftvm-", "anon_inode:[eventfd]", "socket:")) for link in links)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"), [("/bin/false", "module 0 ended while starting"), ("/no/such/python", "cannot be started")]
+)
+def test_a_module_that_cannot_start_is_said_to_be_the_hosts_fault(
+    monkeypatch: pytest.MonkeyPatch, program: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(HostError, match=message):
+        build("hello").run()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
