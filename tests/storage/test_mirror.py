@@ -291,6 +291,7 @@ def test_a_leg_that_does_not_answer_is_late_and_what_it_does_at_last_counts_for_
         disk.write(0, pattern(1))
         host.gate.shut()
         writing = submit(disk, Operation.WRITE, 0, pattern(2))
+        host.gate.met.wait()
         disk.mirror.wait(lambda: disk.mirror.deadline_s() is not None)  # leg 0 has done it
         clock.now_s = disk.mirror.deadline_s() or 0
         disk.mirror.wait(lambda: bool(writing))
@@ -323,6 +324,7 @@ def test_a_read_that_hangs_is_served_by_another_leg(tmp_path: Path) -> None:
         disk.write(0, pattern(1))
         host.gate.shut()
         reading = submit(disk, Operation.READ, size=REGION_BYTES)
+        host.gate.met.wait()
         clock.now_s = disk.mirror.deadline_s() or 0
         disk.mirror.wait(lambda: bool(reading))
         assert reading[0].data == pattern(1)
@@ -336,6 +338,7 @@ def test_where_every_leg_is_slow_nobody_is_to_blame(tmp_path: Path) -> None:
     host, clock = GatedHost(paths), FakeClock()
     with opened(paths, host=host, clock=clock) as disk:
         disk.write(0, pattern(1))
+        disk.write(END, pattern(1))  # marked, so the next one goes straight to the legs
         host.gate.shut()
         asked = [submit(disk, Operation.WRITE, END, pattern(2)), submit(disk, Operation.READ, size=REGION_BYTES)]
         host.gate.met.wait()
@@ -430,7 +433,8 @@ def test_a_write_that_arrives_while_its_region_is_being_copied_is_not_lost(tmp_p
         host.gate.shut()
         disk.mirror.resync_step(REGION_BYTES)
         # The copy of the region was read, and is on its way to leg 1.
-        disk.mirror.wait(host.gate.met.is_set)
+        while not host.gate.met.wait(0.01):  # the gate wakes nobody in the mirror
+            disk.mirror.poll()
         writing = submit(disk, Operation.WRITE, 0, pattern(2))
         elsewhere = submit(disk, Operation.READ, 0, size=512)
         disk.mirror.poll()
