@@ -248,6 +248,27 @@ def test_suspended_while_modules_are_killed(victims: list[int], tmp_path: Path) 
     assert (session.shown, result.state_digest) == (undisturbed.console, undisturbed.result.state_digest)
 
 
+@pytest.mark.parametrize("stuck_at", [None, 1])
+@pytest.mark.parametrize("looks", [1, 2, 3, 5, 8])
+def test_suspended_while_a_fault_is_diagnosed(looks: int, stuck_at: int | None, tmp_path: Path) -> None:
+    """The verified state stands still from the faulty epoch to the verdict; the machine is looked at on the way."""
+    undisturbed = golden("workload")
+    session = Session()
+    first = session.boot("workload", epoch_blocks=100_000)
+    first.inject(1, 2_050_000, RegisterBit("rbp", 40), stuck_at)
+    looked: list[int] = []
+
+    def on_the_way() -> bool:
+        if first.position >= 2_000_000:
+            looked.append(first.position)
+        return len(looked) == looks
+
+    suspended(first, tmp_path / "file", on_the_way)
+    result = session.resume(tmp_path / "file").run()
+    assert (session.shown, result.state_digest) == (undisturbed.console, undisturbed.result.state_digest)
+    assert result.divergences == []
+
+
 @pytest.mark.parametrize("state", ["duplexing", "duplexed"])
 def test_suspended_while_a_module_is_brought_back(state: str, tmp_path: Path) -> None:
     """``state`` of the module that was killed, when the machine is suspended."""
