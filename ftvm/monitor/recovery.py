@@ -197,11 +197,9 @@ class Recovery:
         """All return to the verified state, with cold TLBs, and run the epoch; results of those who lived."""
         for module in modules:
             module.restore(self._image, everywhere)
-        if self._image.arch:  # else nobody has run yet: all stand where they start
-            loaded = self._load(modules)
-            self._bury(loaded)
-            modules = [result.module for result in loaded.results]
-        attempt = self._runner.run(modules, epoch)
+        loaded = self._load(modules)
+        self._bury(loaded)
+        attempt = self._runner.run([result.module for result in loaded.results], epoch)
         self._bury(attempt)
         return attempt.results
 

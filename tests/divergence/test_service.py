@@ -11,7 +11,6 @@ import pytest
 
 from ftvm.machine import Machine
 from ftvm.module.link import FaultTarget, RamBit, RegisterBit
-from ftvm.monitor.lockstep import Ending, Lockstep
 from tests.divergence.machines import run
 
 GUEST = {"append": "rounds=2", "epoch_blocks": 200_000}
@@ -124,21 +123,3 @@ def test_a_running_machine_is_looked_at_and_managed(tmp_path: Path) -> None:
     assert kinds[0] == "module-pulled"
     assert kinds[-1] == "module-joined"
     assert name not in ctl()
-
-
-@pytest.mark.parametrize("victims", [[1], [0, 1]])
-def test_modules_that_die_before_their_first_epoch_are_replaced(
-    victims: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    golden = run("hello")
-    start = Lockstep.run
-
-    def kill_first(lockstep: Lockstep) -> Ending:
-        for victim in victims:
-            lockstep._service.in_service[victim].kill()
-        return start(lockstep)
-
-    monkeypatch.setattr(Lockstep, "run", kill_first)
-    hit = run("hello")
-    assert (hit.console, hit.result.state_digest) == (golden.console, golden.result.state_digest)
-    assert [divergence.kind for divergence in hit.result.divergences] == ["death"] * len(victims)
