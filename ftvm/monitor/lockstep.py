@@ -227,20 +227,17 @@ class Lockstep:
         )
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Sleep until something happens; work on modules that come and go meanwhile. Raises _Ended when told to end."""
+        """Sleep until something happens; work on a resync meanwhile. Raises _Ended when the run was told to end."""
         if self._until_s is not None:
             left_s = self._until_s - time.monotonic()
             timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
-        busy = timeout_s != 0 and (self._service.tidy() or self._copy_slice())
+        resync = self._service.resync
+        busy = resync is not None and resync.module.alive and timeout_s != 0 and resync.copy_slice()
         self._poller.wait(0 if busy else timeout_s)
         if self._stop.is_set():
             raise _Ended(_STOPPED)
         if self._until_s is not None and time.monotonic() >= self._until_s:
             raise _Ended(Ending("timeout"))
-
-    def _copy_slice(self) -> bool:
-        resync = self._service.resync
-        return resync is not None and resync.module.alive and resync.copy_slice()
 
     def _note(self, incident: Incident) -> None:
         self.incidents.append(incident)
