@@ -81,7 +81,7 @@ def test_kernels_that_draw_on_the_screen_come_to_their_work(
     """They never end by themselves."""
     fetched(name)
     screen = tmp_path / "screen"
-    code, _, _ = ftvm(name, "--memory", memory, "--timeout", "25", "--screen", str(screen))
+    code, _, _ = ftvm(name, "--memory", memory, "--timeout", "60", "--screen", str(screen))
     assert code == ExitCode.TIMEOUT
     shown = screen.read_text()
     for text in texts:
