@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -327,7 +328,7 @@ class Array:
     async def _record(self) -> None:
         while self._recorded is not self._superblock:
             superblock = self._superblock
-            outcomes = await self.on(self.in_service(), lambda leg, now=superblock: leg.record(now))  # type: ignore[misc]
+            outcomes = await self.on(self.in_service(), partial(Leg.record, superblock=superblock))
             error = self.drop(outcomes)
             if error is not None:
                 raise error

@@ -100,9 +100,10 @@ def assemble(paths: Sequence[Path], found: Sequence[Found]) -> Plan | None:
     missing = [leg for leg in legs if leg.found is None and leg.member.in_sync]
     if missing:
         left = [one.path for one in in_sync]
+        files = " ".join(str(leg.path) for leg in legs)
         hint = (
-            f"bring it back, or replace it: ftvm disk resync --from {left[0]} {left[0]} {missing[0].path}; or make do"
-            f" without: ftvm disk split {left[0]}"
+            f"bring it back, or replace it: ftvm disk resync --from {left[0]} {files}; or make do without:"
+            f" ftvm disk split {left[0]}"
             if left
             else "bring it back: no other leg has the whole disk"
         )

@@ -109,11 +109,11 @@ class Mirror:
         """Go on with everything that can go on; deliver completions and events. Never waits."""
         self._array.collect()
         self._array.tasks.run()
-        while self._array.events or self._deliveries:
-            while self._array.events:
-                self._on_event(self._array.events.popleft())
-            if self._deliveries:
-                self._deliveries.popleft()()
+        # What these calls bring about is for the next time: a caller that asks again and again is not to stay here.
+        for _ in range(len(self._array.events)):
+            self._on_event(self._array.events.popleft())
+        for _ in range(len(self._deliveries)):
+            self._deliveries.popleft()()
 
     def submit(self, request: Request) -> None:
         """Begin a request. Any number may be in progress; those that overlap are served in the order of submission."""
@@ -133,8 +133,9 @@ class Mirror:
         """For those without a loop of their own: poll until ``until()``."""
         self.poll()
         while not until():
-            deadline = self.deadline_s()
-            self._sleep(None if deadline is None else max(0.0, deadline - self._array.clock()))
+            if not self._array.events and not self._deliveries:
+                deadline = self.deadline_s()
+                self._sleep(None if deadline is None else max(0.0, deadline - self._array.clock()))
             self.poll()
 
     # ---- the operator ----

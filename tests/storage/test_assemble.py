@@ -187,7 +187,7 @@ def test_a_missing_leg_that_was_in_sync_is_refused(tmp_path: Path) -> None:
     with opened(paths) as disk:
         disk.write(0, pattern(1))
     paths[0].unlink()
-    refused(paths, "a.img is missing", f"ftvm disk resync --from {paths[1]}")
+    refused(paths, "a.img is missing", f"ftvm disk resync --from {paths[1]} {paths[0]} {paths[1]}")
     refused(paths[1:], "a.img is missing", f"ftvm disk split {paths[1]}")
 
 

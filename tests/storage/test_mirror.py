@@ -571,6 +571,38 @@ def test_a_leg_of_another_disk_is_not_let_in(tmp_path: Path) -> None:
             disk.insert(1)
 
 
+def test_a_disk_may_end_in_the_middle_of_a_region(tmp_path: Path) -> None:
+    size = SIZE + 1536
+    paths = make(tmp_path, size=size)
+    with opened(paths) as disk:
+        disk.write(size - 512, pattern(1, 512))
+        disk.mirror.pull(1)
+        disk.write(size - 1024, pattern(2, 1024))
+        disk.insert(1)
+        assert disk.mirror.status().legs[1].dirty_bytes == 1536
+        disk.resync()
+        disk.discard(size - 1536, 1536)
+        assert disk.scrub().bytes_read == size
+    assert images_equal(paths)
+    assert [path.stat().st_size for path in paths] == [size, size]
+
+
+def test_a_caller_that_asks_again_from_its_callback_does_not_keep_poll_from_returning(tmp_path: Path) -> None:
+    with opened(make(tmp_path)) as disk:
+        served = []
+
+        def again(completion: Completion) -> None:
+            served.append(completion)
+            if len(served) < 1000:
+                disk.mirror.submit(Request(Operation.READ, again, 0, 512))
+
+        disk.read(0, 4096)
+        disk.mirror.submit(Request(Operation.READ, again, 0, 512))
+        disk.mirror.poll()
+        assert len(served) <= 1
+        disk.mirror.wait(lambda: len(served) == 1000)
+
+
 def test_the_operator_cannot_do_what_makes_no_sense(tmp_path: Path) -> None:
     with opened(make(tmp_path)) as disk:
         with pytest.raises(UsageError, match="is in service"):
