@@ -1,5 +1,7 @@
 """What /proc says of processes."""
 
+import contextlib
+import os
 from pathlib import Path
 
 
@@ -18,3 +20,20 @@ def ended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def memory_files(pid: int) -> set[int]:
+    """Inodes of ftvm's anonymous files that the process has open or mapped; none for one that has ended."""
+    process = Path(f"/proc/{pid}")
+    inodes = set()
+    try:
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(fd).startswith("/memfd:ftvm-"):
+                    inodes.add(fd.stat().st_ino)
+        for line in (process / "maps").read_text().splitlines():
+            if "/memfd:ftvm-" in line:
+                inodes.add(int(line.split()[4]))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return set()
+    return inodes

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from ftvm.errors import HostError
 from tests.divergence.machines import build, kernel
-from tests.divergence.processes import children, ended
+from tests.divergence.processes import children, ended, memory_files
 
 PATIENCE_S = 30.0
 """For something that takes milliseconds, on a host that is busy."""
@@ -46,6 +47,31 @@ def test_modules_do_not_outlive_a_monitor_that_is_killed(
     assert len(modules) == 2
     monitor.send_signal(number)
     monitor.wait()
+    assert becomes_true(lambda: all(ended(pid) for pid in modules))
+
+
+def test_no_shared_memory_outlives_a_monitor_that_is_killed(monitor: subprocess.Popen[bytes]) -> None:
+    """Modules share anonymous files with it, which the host frees with their last user, and nothing that has a name."""
+    modules = children(monitor.pid)
+    memory = memory_files(monitor.pid)
+    assert len(memory) == 6, "two modules, each with its RAM, its mailbox and its last words"
+    assert any(memory & memory_files(pid) for pid in modules)
+    monitor.kill()
+    monitor.wait()
+    assert becomes_true(lambda: all(ended(pid) for pid in modules))
+    users = [path for path in Path("/proc").glob("[0-9]*") if memory & memory_files(int(path.name))]
+    assert users == []
+
+
+def test_a_module_on_its_way_back_does_not_outlive_its_monitor(monitor: subprocess.Popen[bytes]) -> None:
+    """Killed as soon as it is there: it may not even have asked to die with its monitor yet."""
+    first = set(children(monitor.pid))
+    os.kill(min(first), signal.SIGKILL)
+    assert becomes_true(lambda: bool(set(children(monitor.pid)) - first))
+    modules = first | set(children(monitor.pid))
+    monitor.kill()
+    monitor.wait()
+    assert len(modules) == 3
     assert becomes_true(lambda: all(ended(pid) for pid in modules))
 
 
