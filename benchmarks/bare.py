@@ -2,16 +2,18 @@
 
 What lockstep costs is measured against this: the same build, the same guest, nothing else.
 
-    python benchmarks/bare.py IMAGE [--append TEXT] [--initrd FILE] [--memory 256M] [--stop-on TEXT]
+    python benchmarks/bare.py IMAGE [--append TEXT] [--initrd FILE] [--memory 256M] [--stop-on TEXT] [--json FILE]
 """
 
 import argparse
+import json
 import mmap
 import os
 import sys
+import time
 from pathlib import Path
 
-from ftvm.boot import load
+from ftvm.boot import BootPlan, load
 from ftvm.module.board import Board, BoardConfig, StopKind
 from ftvm.module.cpu import Cpu
 from ftvm.module.events import ConsoleOut
@@ -22,9 +24,8 @@ FOR_EVER = 1 << 40
 """A position that no run reaches."""
 
 
-def boot(image: Path, append: str, initrd: Path | None, ram_bytes: int, stop_on: bytes | None) -> Board:
+def start(plan: BootPlan, ram_bytes: int, stop_on: bytes | None) -> Board:
     """A board at the guest's first instruction."""
-    plan = load(image, append=append, initrd=initrd, ram_bytes=ram_bytes)
     # Shared memory, as a module's: a first touch costs the same.
     ram_fd = os.memfd_create("ftvm-ram")
     os.ftruncate(ram_fd, ram_bytes)
@@ -35,8 +36,8 @@ def boot(image: Path, append: str, initrd: Path | None, ram_bytes: int, stop_on:
     board = Board(BoardConfig(ram_bytes=ram_bytes, stop_on=stop_on), cpu)
     arch = bytearray(ARCH_BYTES)
     cpu.save(arch)
-    start = {**plan.registers, "cs.selector": plan.cs, "cs.base": plan.cs * 16, "rip": plan.ip}
-    cpu.load(with_registers(bytes(arch), start))
+    values = {**plan.registers, "cs.selector": plan.cs, "cs.base": plan.cs * 16, "rip": plan.ip}
+    cpu.load(with_registers(bytes(arch), values))
     return board
 
 
@@ -58,9 +59,14 @@ def main() -> int:
     parser.add_argument("--initrd", type=Path)
     parser.add_argument("--memory", type=parse_size, default="256M")
     parser.add_argument("--stop-on", type=os.fsencode)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    board = boot(arguments.image, arguments.append, arguments.initrd, arguments.memory, arguments.stop_on)
-    return 0 if run(board) is StopKind.EXIT else 1
+    plan = load(arguments.image, append=arguments.append, initrd=arguments.initrd, ram_bytes=arguments.memory)
+    began_s = time.monotonic()
+    end = run(start(plan, arguments.memory, arguments.stop_on))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({"wall_s": time.monotonic() - began_s}))
+    return 0 if end is StopKind.EXIT else 1
 
 
 if __name__ == "__main__":

@@ -27,16 +27,15 @@ def main() -> None:
     if qemu is None:
         raise HostError("qemu-system-x86_64 is missing", "Debian: apt-get install qemu-system-x86")
 
-    ready = guest.ready.encode()
     linux = [str(guest.path), "--initrd", str(guest.initrd), "--append", guest.append, "--memory", MEMORY]
     stop = ["--stop-on", guest.ready]
     bare = [*BARE, *linux, *stop]
-    subjects = [Subject("bare", bare, ready), Subject("two-bare", bare, ready, count=2)]
-    subjects.append(Subject("one-module", [*FTVM, "--modules", "1", *linux, *stop], ready))
-    subjects += [pair(epoch, [*linux, *stop], ready) for epoch in arguments.epochs.split(",")]
+    subjects = [Subject("bare", bare), Subject("two-bare", bare, count=2)]
+    subjects.append(Subject("one-module", [*FTVM, "--modules", "1", *linux, *stop]))
+    subjects += [pair(epoch, [*linux, *stop]) for epoch in arguments.epochs.split(",")]
     machine = ["-smp", "1", "-m", MEMORY, "-display", "none", "-serial", "stdio", "-no-reboot"]
     kernel = ["-kernel", str(guest.path), "-initrd", str(guest.initrd), "-append", guest.append]
-    subjects.append(Subject("qemu-tcg", [qemu, "-accel", "tcg", *machine, *kernel], ready))
+    subjects.append(Subject("qemu-tcg", [qemu, "-accel", "tcg", *machine, *kernel], guest.ready.encode()))
     report("boot", vars(arguments), lambda: compare(subjects, arguments.repetitions, to_stderr))
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing a command up to a text on its output, comparing in pairs, describing the host."""
+"""What the benchmarks share: timing commands in turn, comparing them within a repetition, describing the host."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,69 +23,87 @@ FTVM = [sys.executable, "-m", "ftvm", "run", "--no-interactive"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One contestant: ``command`` is timed from its start until it has written ``text`` to standard output.
+    """One contestant. ``count`` of it run side by side, and the slowest counts.
 
-    With ``count`` above 1 so many of it run side by side, and the slowest counts.
+    ``command`` takes ``--json FILE`` and ends by itself, unless there is a ``text``: then it is ended when it has
+    written that to standard output.
     """
 
     name: str
     command: list[str]
-    text: bytes
+    text: bytes | None = None
     count: int = 1
 
 
-def pair(epoch: str, guest: list[str], text: bytes) -> Subject:
+@dataclass(frozen=True)
+class Times:
+    """Wall times in seconds: of the whole command, and of the machine in it, from the loaded image to the end."""
+
+    command_s: float
+    machine_s: float | None
+
+
+def pair(epoch: str, guest: list[str]) -> Subject:
     """Two modules in lockstep, with epochs of a length that ``--epoch`` takes, or ``auto``."""
     length = [] if epoch == "auto" else ["--epoch", epoch]
-    return Subject(f"pair-{epoch}", [*FTVM, *length, *guest], text)
+    return Subject(f"pair-{epoch}", [*FTVM, *length, *guest])
 
 
-def seconds_until(subject: Subject) -> float:
-    """Wall time from the start of the processes until each has written the text. RuntimeError if one never does."""
-    began_s = time.monotonic()
-    with contextlib.ExitStack() as running:
+def run(subject: Subject) -> Times:
+    """Raises RuntimeError when the command fails, or ends before its text."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
+        results = [Path(folder) / str(index) for index in range(subject.count)]
+        began_s = time.monotonic()
         processes = []
-        for _ in range(subject.count):
-            process = subprocess.Popen(
-                subject.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+        for result in results:
+            options = [] if subject.text else ["--json", str(result)]
+            process = subprocess.Popen([*subject.command, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
             running.enter_context(process)
-            running.callback(process.terminate)
+            running.callback(process.kill)
             processes.append(process)
         for process in processes:
-            _read_until(process, subject)
-        return time.monotonic() - began_s
+            _watch(process, subject)
+        command_s = time.monotonic() - began_s
+        machine_s = [json.loads(result.read_text())["wall_s"] for result in results if result.exists()]
+        return Times(command_s, max(machine_s, default=None))
 
 
-def _read_until(process: "subprocess.Popen[bytes]", subject: Subject) -> None:
-    assert process.stdout is not None and process.stderr is not None
+def _watch(process: "subprocess.Popen[bytes]", subject: Subject) -> None:
+    """Read what it writes, to its end or to the text."""
+    assert process.stdout is not None
     seen = b""
-    while subject.text not in seen:
-        data = os.read(process.stdout.fileno(), 65536)
-        if not data:
-            message = process.stderr.read().decode(errors="replace")
-            raise RuntimeError(f"{subject.name} ended without {subject.text!r}:\n{message}")
+    while data := os.read(process.stdout.fileno(), 65536):
         seen = seen[-4096:] + data
+        if subject.text is not None and subject.text in seen:
+            return
+    if subject.text is not None or process.wait() != 0:
+        raise RuntimeError(f"{subject.name} failed; the end of its output: {seen[-300:]!r}")
 
 
 def compare(subjects: Sequence[Subject], repetitions: int, progress: Callable[[str], None]) -> dict[str, Any]:
     """Time all subjects in turn, ``repetitions`` times. Ratios are to the first subject, within one repetition each."""
-    seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    times: dict[str, list[Times]] = {subject.name: [] for subject in subjects}
     for repetition in range(repetitions):
         for subject in subjects:
-            seconds[subject.name].append(seconds_until(subject))
-            progress(f"{repetition + 1}/{repetitions}  {subject.name:<24} {seconds[subject.name][-1]:8.3f} s")
-    baseline = seconds[subjects[0].name]
-    return {
-        name: {
-            "seconds": [round(value, 4) for value in values],
-            "median_s": round(statistics.median(values), 4),
-            f"ratio_to_{subjects[0].name}": spread(
-                [value / base for value, base in zip(values, baseline, strict=True)]
-            ),
-        }
-        for name, values in seconds.items()
+            took = run(subject)
+            times[subject.name].append(took)
+            machine = "" if took.machine_s is None else f"{took.machine_s:8.3f} s in the machine"
+            progress(f"{repetition + 1}/{repetitions}  {subject.name:<12} {took.command_s:8.3f} s {machine}")
+    baseline = times[subjects[0].name]
+    return {name: _summary(values, baseline) for name, values in times.items()}
+
+
+def _summary(values: list[Times], baseline: list[Times]) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "command_s": spread([value.command_s for value in values]),
+        "command_ratio": spread([a.command_s / b.command_s for a, b in zip(values, baseline, strict=True)]),
     }
+    pairs = [(a.machine_s, b.machine_s) for a, b in zip(values, baseline, strict=True)]
+    machine = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if machine:
+        summary["machine_s"] = spread([a for a, _ in machine])
+        summary["machine_ratio"] = spread([a / b for a, b in machine])
+    return summary
 
 
 def spread(values: list[float]) -> dict[str, float]:
