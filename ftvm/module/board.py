@@ -4,15 +4,15 @@ Nothing that happens in the machine depends on where an epoch ends. Timed chips 
 virtual time alone, whoever stops the CPU there; an epoch's end only looks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import msgspec
 
-from ftvm.memory_map import IO_APIC
+from ftvm.memory_map import IO_APIC, PCI_WINDOW
 from ftvm.module.chips import lapic, pic
 from ftvm.module.chips.acpi_pm import SMI_COMMAND as SMI_COMMAND_OFFSET
 from ftvm.module.chips.acpi_pm import SMI_PORTS, AcpiPm
@@ -24,7 +24,17 @@ from ftvm.module.chips.dma_pages import DmaPages
 from ftvm.module.chips.i8042 import I8042
 from ftvm.module.chips.ioapic import Ioapic
 from ftvm.module.chips.lapic import Lapic
-from ftvm.module.chips.pci import HostBridge, IsaBridge, PciBus
+from ftvm.module.chips.pci import (
+    BAR0,
+    COMMAND,
+    COMMAND_MEMORY,
+    INTERRUPT_LINE,
+    INTERRUPT_PIN,
+    PIRQS,
+    HostBridge,
+    IsaBridge,
+    PciBus,
+)
 from ftvm.module.chips.pic import Pic
 from ftvm.module.chips.pit import Pit
 from ftvm.module.chips.port61 import Port61
@@ -33,16 +43,22 @@ from ftvm.module.chips.portcf9 import PortCf9
 from ftvm.module.chips.rtc import Rtc
 from ftvm.module.chips.uart import Uart
 from ftvm.module.chips.vga import Vga
+from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
+from ftvm.module.chips.virtio_pci import VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript
 from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, Devices
 from ftvm.module.events import (
     ConsoleIn,
     ConsoleOut,
+    DeviceBroken,
+    DeviceIn,
+    DriverFault,
     GuestExit,
     Input,
     KeyboardIn,
     Output,
     PowerOff,
+    QueueKick,
     ResetRequest,
     StopText,
     TimePassed,
@@ -66,7 +82,7 @@ from ftvm.platform_ports import (
     TIMER_GSI,
     TIMER_IRQ,
 )
-from ftvm.units import MIB, NS_PER_BLOCK, PAGE_BYTES
+from ftvm.units import KIB, MIB, NS_PER_BLOCK, PAGE_BYTES
 
 OUTPUT_LIMIT_BYTES = 4096
 """Console output that ends an epoch, so that a person sees long output while it is made."""
@@ -78,6 +94,13 @@ ISA_IRQS = 16
 # Who asserts an ISA interrupt line
 SOURCE_CHIP = 1
 SOURCE_PCI = 2
+
+FIRST_DISK_SLOT = 4
+"""PCI slot of bay 0. Every bay has its slot, so that a disk keeps its name whatever else there is."""
+DISK_BAYS = 3
+
+_BAR_SPACING = 64 * KIB  # between the addresses that BARs get at reset
+_BARS_PER_SLOT = 8
 
 _CASCADE = 2  # the master's input that the slave drives
 _PAGE_SHIFT = PAGE_BYTES.bit_length() - 1
@@ -101,13 +124,14 @@ class Processor(Protocol):
     def set_interrupt_line(self, level: bool) -> None: ...
     def raise_nmi(self) -> None: ...
     def skip_to_ns(self, now_ns: int) -> None: ...
+    def write_ram(self, offset: int, data: bytes) -> None: ...
 
 
 class StopKind(IntEnum):
     """Why an epoch ended, and what the caller does next."""
 
     POSITION = 0  # it went as far as it was told to: go on
-    OUTPUT = 1  # there is much output: take it, go on
+    OUTPUT = 1  # there is much output, or a device to be served: take it, go on
     IDLE = 2  # the guest waits; something will happen at ``wake_ns``, or only input can wake it
     HALTED = 3  # the guest waits, and nothing will ever wake it
     EXIT = 4  # the guest, or the text to stop at, ended the run; the outputs say how
@@ -125,12 +149,20 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class DiskConfig:
+    """What the guest sees of the disk in one bay."""
+
+    size_bytes: Annotated[int, msgspec.Meta(ge=SECTOR_BYTES)]
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
 class BoardConfig:
     """What to build. All of it decides what the guest sees, so it is equal in all modules.
 
     ``rtc_base_s``: the date at reset, in seconds since 1970; the default is 2026-01-01. ``input``, ``input_after`` and
     ``stop_on``: see ConsoleScript. ``real_time``: at HLT, virtual time does not jump but waits for TimePassed.
-    ``interactive``: input may come at any time, so a guest that waits for it is idle, not halted.
+    ``interactive``: input may come at any time, so a guest that waits for it is idle, not halted. ``disks``: by bay.
     """
 
     ram_bytes: int = 256 * MIB
@@ -140,6 +172,7 @@ class BoardConfig:
     stop_on: bytes | None = None
     real_time: bool = False
     interactive: bool = False
+    disks: Annotated[tuple[DiskConfig, ...], msgspec.Meta(max_length=DISK_BAYS)] = ()
 
 
 @dataclass
@@ -168,6 +201,7 @@ class Board:
         self._channel = ""
         self._text_bytes = 0  # since outputs were taken
         self._exiting = False
+        self._kicked = False
         self._running = False
         self._limit = 0  # of the running cpu.run()
         self._byte_ports: dict[int, _Place] = {}
@@ -236,6 +270,15 @@ class Board:
             "debug-exit": debug_exit,
             "dma-pages": dma_pages,
         }
+        self.devices: dict[str, VirtioPci] = {}
+        """The chips whose other half, which does the I/O, is in the monitor."""
+        for bay, disk in enumerate(config.disks):
+            name = f"disk{bay}"
+            self._plug_device(
+                FIRST_DISK_SLOT + bay,
+                name,
+                VirtioBlk(disk.size_bytes, disk.read_only, self._wires(name)),
+            )
         # In the order in which they act when several are due; each with the IRQ by which it can wake the CPU.
         self._timed: tuple[tuple[TimedChip, int | None], ...] = (
             (pit, TIMER_IRQ),
@@ -245,6 +288,7 @@ class Board:
             (self._lapic, None),
         )
 
+        self.chips |= self.devices
         self.pci.plug(0, 0, host_bridge)
         self.pci.plug(1, 0, isa_bridge)
         self._place(0x20, 2, self._master)
@@ -281,6 +325,27 @@ class Board:
         self._lapic.write(lapic.SVR, 4, lapic.SVR_ENABLE | 0xFF)
         self._lapic.write(lapic.LVT_LINT0, 4, lapic.EXTINT << 8)
         self._lapic.write(lapic.LVT_LINT1, 4, lapic.NMI << 8)
+
+        for (slot, _), function in self.pci.functions.items():
+            pin = function.get(INTERRUPT_PIN, 1)
+            if pin:
+                function.write(INTERRUPT_LINE, 1, PIRQ_ISA_IRQ[(slot + pin - 1) % PIRQS])
+            for bar in function.bars:
+                address = PCI_WINDOW + (slot * _BARS_PER_SLOT + bar.index) * _BAR_SPACING
+                function.write(BAR0 + 4 * bar.index, 4, address)
+                function.write(COMMAND, 2, function.get(COMMAND, 2) | COMMAND_MEMORY)
+
+    def _plug_device(self, slot: int, name: str, device: VirtioPci) -> None:
+        self.devices[name] = device
+        self.pci.plug(slot, 0, device)
+
+    def _wires(self, name: str) -> Wires:
+        """What a device has to do with the rest of the machine."""
+        return Wires(
+            kick=lambda queue: self._kick(QueueKick(name, queue)),
+            broken=lambda reason: self._outputs.append(DriverFault(name, reason)),
+            message=self._lapic.message,
+        )
 
     def _place(self, port: int, count: int, chip: Chip, offset: int = 0, wide: bool = False) -> None:
         for index in range(count):
@@ -422,7 +487,7 @@ class Board:
                 return Stop(StopKind.CRASH, detail=cpu.error())
             if stop == STOP_ENGINE:
                 return Stop(StopKind.ENGINE, detail=cpu.error())
-            if self._text_bytes > OUTPUT_LIMIT_BYTES:
+            if self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES:
                 return Stop(StopKind.OUTPUT)
             if stop == STOP_HALT and not acted and cpu.position() < until:
                 waits = self._wait(jumps)
@@ -440,12 +505,36 @@ class Board:
                 self._i8042.press(event.scancodes)
             elif isinstance(event, TimePassed) and self._config.real_time:
                 self.state.time_passed_ns = event.until_ns
+            elif isinstance(event, DeviceIn):
+                self._device_in(event)
+            elif isinstance(event, DeviceBroken):
+                self.devices[event.device].fail()
+
+    def _device_in(self, event: DeviceIn) -> None:
+        for offset, data in event.writes:
+            self._cpu.write_ram(offset, data)
+        device = self.devices[event.device]
+        for queue in event.queues:
+            device.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)
+
+    def check(self, inputs: Sequence[Input]) -> None:
+        """Raises LookupError or ValueError for inputs that this board cannot take, whoever made them."""
+        for event in inputs:
+            if isinstance(event, DeviceIn):
+                queues = len(self.devices[event.device].state.queues)
+                if any(queue.index >= queues for queue in event.queues):
+                    raise ValueError(f"{event.device} has {queues} queues")
+                if any(offset + len(data) > self._config.ram_bytes for offset, data in event.writes):
+                    raise ValueError("a write outside RAM")
+            elif isinstance(event, DeviceBroken):
+                self.devices[event.device]  # LookupError
 
     def take_outputs(self) -> list[Output]:
         """Everything since the last call, in order."""
         self._end_text()
         outputs, self._outputs = self._outputs, []
         self._text_bytes = 0
+        self._kicked = False
         return outputs
 
     def save(self) -> bytes:
@@ -523,7 +612,8 @@ class Board:
         wakers = [chip.next_event_ns() for chip, irq in self._timed if self._can_wake(irq)]
         wake_ns = min((event_ns for event_ns in wakers if event_ns is not None), default=None)
         if wake_ns is None:
-            return Stop(StopKind.IDLE if self._config.interactive else StopKind.HALTED)
+            served_later = self._config.real_time and self.devices
+            return Stop(StopKind.IDLE if self._config.interactive or served_later else StopKind.HALTED)
         if self._outputs or self._text or jumps >= JUMPS_PER_RUN:
             return Stop(StopKind.IDLE, wake_ns)
         event_ns = self._next_event_ns()
@@ -555,6 +645,14 @@ class Board:
         if self._text:
             self._outputs.append(ConsoleOut(self._channel, bytes(self._text)))
             self._text.clear()
+
+    def _kick(self, kick: QueueKick) -> None:
+        """A device is to be served: the epoch ends at the next block entry."""
+        if kick not in self._outputs:
+            self._end_text()
+            self._outputs.append(kick)
+        self._kicked = True
+        self._cpu.request_stop()
 
     def _leave(self, output: Output) -> None:
         """The run ends at the next block entry."""

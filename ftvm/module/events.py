@@ -4,7 +4,12 @@ Both are values in a stable encoding (msgpack of tagged structs), so that the mo
 all modules byte for byte and write the inputs into a log.
 """
 
+from typing import Annotated
+
 import msgspec
+
+U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+RamOffset = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -38,6 +43,20 @@ class StopText(Output, frozen=True, array_like=True, tag="stop-text"):
     """The text the user asked to stop at came on the console."""
 
 
+class QueueKick(Output, frozen=True, array_like=True, tag="kick"):
+    """The driver put something into queue ``queue`` of ``device``. It ends the epoch at the next block entry."""
+
+    device: str
+    queue: U16
+
+
+class DriverFault(Output, frozen=True, array_like=True, tag="driver-fault"):
+    """The driver of ``device`` did what no driver may do; the device waits for its reset."""
+
+    device: str
+    reason: str
+
+
 class Input(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Something from outside that enters all modules at one position."""
 
@@ -60,8 +79,33 @@ class TimePassed(Input, frozen=True, array_like=True, tag="time"):
     until_ns: int
 
 
-_outputs = msgspec.msgpack.Decoder(list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText])
-_inputs = msgspec.msgpack.Decoder(list[ConsoleIn | KeyboardIn | TimePassed])
+class QueueProgress(msgspec.Struct, frozen=True, array_like=True):
+    """How far a device is in the rings of queue ``index``, and whether the driver is to be interrupted."""
+
+    index: U16
+    next_avail: U16
+    next_used: U16
+    interrupt: bool
+
+
+class DeviceIn(Input, frozen=True, array_like=True, tag="device"):
+    """What ``device`` did: first it wrote into memory, (offset in RAM, bytes), then it went on in its queues."""
+
+    device: str
+    writes: list[tuple[RamOffset, bytes]] = []
+    queues: list[QueueProgress] = []
+
+
+class DeviceBroken(Input, frozen=True, array_like=True, tag="device-broken"):
+    """What the driver put into a queue of ``device`` cannot be served: the device waits for its reset."""
+
+    device: str
+
+
+_outputs = msgspec.msgpack.Decoder(
+    list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText | QueueKick | DriverFault]
+)
+_inputs = msgspec.msgpack.Decoder(list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken])
 
 encode = msgspec.msgpack.Encoder().encode
 decode_outputs = _outputs.decode

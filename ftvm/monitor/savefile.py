@@ -208,8 +208,9 @@ class _Reader:
             )
         try:
             state = msgspec.msgpack.decode(header.machine, type=MachineState)
-            events.decode_inputs(state.inputs or events.encode([]))
-            unplugged(state.board).load(state.snapshot.board)
+            board = unplugged(state.board)
+            board.load(state.snapshot.board)
+            board.check(events.decode_inputs(state.inputs or events.encode([])))
         except (*_UNDECODABLE, LookupError, ArithmeticError):
             raise self._damaged() from None
         ram_bytes = state.board.ram_bytes

@@ -1,0 +1,155 @@
+"""Devices whose other half is in the monitor, on the board: where they are, how they end an epoch and take inputs."""
+
+from typing import Any
+
+import pytest
+
+from ftvm.memory_map import PCI_WINDOW, PCI_WINDOW_END
+from ftvm.module.board import FIRST_DISK_SLOT, Board, BoardConfig, DiskConfig, Stop, StopKind
+from ftvm.module.chips import virtio_pci as v
+from ftvm.module.chips.pci import BAR0, COMMAND, COMMAND_BUS_MASTER, INTERRUPT_LINE
+from ftvm.module.events import DeviceBroken, DeviceIn, DriverFault, QueueKick, QueueProgress
+from ftvm.units import MIB
+from tests.unit.test_board import HLT, LAPIC, Action, FakeCpu, configure, pause, store
+
+DISKS = (DiskConfig(8 * MIB), DiskConfig(4 * MIB, read_only=True))
+
+
+class MemoryCpu(FakeCpu):
+    def __init__(self, actions: list[Action]) -> None:
+        super().__init__(actions)
+        self.written: dict[int, bytes] = {}
+
+    def write_ram(self, offset: int, data: bytes) -> None:
+        self.written[offset] = data
+
+
+def build(*actions: Action, **config: Any) -> tuple[Board, MemoryCpu]:
+    cpu = MemoryCpu([*actions])
+    return Board(BoardConfig(ram_bytes=64 * MIB, disks=DISKS, **config), cpu), cpu
+
+
+def place(board: Board, bay: int, bar: int = 0) -> int:
+    return board.pci.functions[FIRST_DISK_SLOT + bay, 0].get(BAR0 + 4 * bar, 4)
+
+
+def bring_up(board: Board, bay: int = 0) -> None:
+    """What a driver does, in short."""
+    slot, at = FIRST_DISK_SLOT + bay, place(board, bay)
+    configure(board, slot, COMMAND, board.pci.functions[slot, 0].get(COMMAND, 2) | COMMAND_BUS_MASTER, 2)
+    board.mmio_write(at + v.DRIVER_FEATURE_SELECT, 4, 1)
+    board.mmio_write(at + v.DRIVER_FEATURE, 4, v.VERSION_1 >> 32)
+    board.mmio_write(at + v.DEVICE_STATUS, 1, v.ACKNOWLEDGE | v.DRIVER | v.FEATURES_OK)
+    board.mmio_write(at + v.QUEUE_ENABLE, 2, 1)
+    board.mmio_write(at + v.DEVICE_STATUS, 1, v.ACKNOWLEDGE | v.DRIVER | v.FEATURES_OK | v.DRIVER_OK)
+
+
+def test_firmware_has_given_every_device_its_addresses() -> None:
+    board, _ = build()
+    places = {place(board, bay, bar) for bay in (0, 1) for bar in (0, 1)}
+    assert len(places) == 4
+    assert all(PCI_WINDOW <= at < PCI_WINDOW_END for at in places)
+    assert [board.mmio_read(place(board, bay) + v.NUM_QUEUES, 2) for bay in (0, 1)] == [1, 1]
+    assert board.pci.functions[FIRST_DISK_SLOT, 0].get(INTERRUPT_LINE, 1) == 10
+
+
+def test_each_bay_shows_its_disk() -> None:
+    board, _ = build()
+    at = place(board, 0) + v.DEVICE
+    assert board.mmio_read(at, 8) == 8 * MIB // 512
+    assert board.mmio_read(place(board, 1) + v.DEVICE, 8) == 4 * MIB // 512
+    features = [board.mmio_read(place(board, bay) + v.DEVICE_FEATURE, 4) for bay in (0, 1)]
+    assert [bool(each & 1 << 5) for each in features] == [False, True]  # VIRTIO_BLK_F_RO
+
+
+def test_a_kick_ends_the_epoch_at_the_next_block_and_is_said_once() -> None:
+    board, cpu = build()
+    bring_up(board)
+    notify = store(place(board, 0) + v.NOTIFY, 0)
+    cpu.actions = [*pause(3), notify, *pause(100)]
+    assert board.run(1000) == Stop(StopKind.OUTPUT)
+    assert cpu.position() == 4
+    assert board.take_outputs() == [QueueKick("disk0", 0)]
+    cpu.actions = [lambda cpu: [cpu.board.mmio_write(place(board, 0) + v.NOTIFY, 2, 0) for _ in range(3)]]
+    assert board.run(1000) == Stop(StopKind.OUTPUT)
+    assert board.take_outputs() == [QueueKick("disk0", 0)]
+    cpu.actions = pause(1)
+    assert board.run(1000) == Stop(StopKind.POSITION)
+
+
+def test_a_kick_in_the_block_that_halts_comes_before_the_halt() -> None:
+    board, cpu = build()
+    bring_up(board)
+
+    def kick_and_halt(cpu: FakeCpu) -> None:
+        cpu.board.mmio_write(place(board, 0) + v.NOTIFY, 2, 0)
+        cpu.halted = True
+
+    cpu.actions = [kick_and_halt]
+    assert board.run(1000) == Stop(StopKind.OUTPUT)
+    assert board.take_outputs() == [QueueKick("disk0", 0)]
+
+
+def test_what_a_device_did_is_in_memory_before_its_interrupt() -> None:
+    board, cpu = build()
+    bring_up(board)
+    msix = place(board, 0, 1)
+    for offset, value in ((0, LAPIC), (8, 0x51), (12, 0)):
+        board.mmio_write(msix + offset, 4, value)
+    device = board.devices["disk0"]
+    device.write(device.msix_capability + 2, 2, v.MSIX_ENABLE)
+    board.mmio_write(place(board, 0) + v.QUEUE_MSIX_VECTOR, 2, 0)
+    board.put([DeviceIn("disk0", [(0x1000, b"data"), (0x2000, b"used")], [QueueProgress(0, 3, 2, True)])])
+    assert cpu.written == {0x1000: b"data", 0x2000: b"used"}
+    assert cpu.line
+    assert board.interrupt_ack() == 0x51
+    assert (device.state.queues[0].next_avail, device.state.queues[0].next_used) == (3, 2)
+
+
+def test_a_device_that_is_broken_waits_for_its_reset() -> None:
+    board, _ = build()
+    bring_up(board, 1)
+    board.put([DeviceBroken("disk1")])
+    status = place(board, 1) + v.DEVICE_STATUS
+    assert board.mmio_read(status, 1) & v.NEEDS_RESET
+    board.mmio_write(status, 1, 0)
+    assert board.mmio_read(status, 1) == 0
+
+
+def test_a_driver_that_moves_a_queue_in_use_is_reported() -> None:
+    board, _ = build()
+    bring_up(board)
+    board.mmio_write(place(board, 0) + v.QUEUE_DRIVER, 4, 0x5000)
+    assert board.take_outputs() == [DriverFault("disk0", "queue 0 was changed while in use")]
+
+
+def test_devices_are_saved_and_loaded() -> None:
+    board, _ = build()
+    bring_up(board)
+    board.put([DeviceIn("disk0", [], [QueueProgress(0, 3, 2, True)])])
+    other, _ = build()
+    other.load(board.save())
+    assert other.save() == board.save()
+    assert other.mmio_read(place(other, 0) + v.ISR, 1) == v.ISR_QUEUE
+
+
+def test_a_guest_that_halts_is_over_unless_a_device_may_still_answer() -> None:
+    for real_time, stop in ((False, StopKind.HALTED), (True, StopKind.IDLE)):
+        board, _ = build(HLT, real_time=real_time)
+        assert board.run(1000) == Stop(stop)
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        DeviceIn("disk2"),
+        DeviceIn("disk0", [(64 * MIB - 1, b"xx")]),
+        DeviceIn("disk0", [], [QueueProgress(1, 0, 0, False)]),
+        DeviceBroken("nic7"),
+    ],
+)
+def test_inputs_that_no_monitor_makes_are_told_from_others(impossible: DeviceIn | DeviceBroken) -> None:
+    board, _ = build()
+    board.check([DeviceIn("disk0", [(64 * MIB - 2, b"xx")], [QueueProgress(0, 0, 0, False)])])
+    with pytest.raises((LookupError, ValueError)):
+        board.check([impossible])
