@@ -1,15 +1,16 @@
 """The composition root: configuration in, machine out. The only file that imports every room.
 
-config = MachineConfig(image=Path("hello.elf"))
-machine = Machine(config, on_console=lambda channel, data: sys.stdout.buffer.write(data))
-result = machine.run()
+with Machine(MachineConfig(image=Path("hello.elf"))) as machine:
+    machine.run_until(text="ready")
+    machine.inject(1, machine.position + 1000, RegisterBit("rax", 5))
+    result = machine.run()
 """
 
 import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
 from ftvm.module.registers import register
 from ftvm.monitor import savefile
 from ftvm.monitor.console import Console
-from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, EventFile, EventLog, Observer
+from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.lockstep import Lockstep
+from ftvm.monitor.lockstep import Ending, Goal, Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
+from ftvm.monitor.module_view import ModuleView
 from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
@@ -182,7 +184,8 @@ class RunResult:
 
 
 class Machine:
-    """One guest on its modules. ``run`` once; then look at what it left.
+    """One guest on its modules. Either call ``run`` once, which does all by itself, and look at what it left; or enter
+    it as a context, and run it in stretches, as far as you want each time.
 
     ``on_console`` gets committed console output only, ``on_event`` each change of state; both on the thread that runs
     the machine. Raises UnusableFile for an image that cannot be booted, HostError when the host has not the memory.
@@ -207,78 +210,130 @@ class Machine:
         self._image: VerifiedImage | None = None
         self._lockstep: Lockstep | None = None
         self._divergence_text: str | None = None
+        self._resources: contextlib.ExitStack | None = None
+        self._used = False
+        self._began_s = 0.0
         self.saved_to: Path | None = None
         """Where the machine was saved last."""
         self.not_saved: FtvmError | None = None
         """Why it was not saved when the run ended, although the configuration says so."""
 
-    def run(self) -> RunResult:
-        """Boot or resume the guest and run it to its end. No process or memory outlives this call, whatever ends it.
+    def __enter__(self) -> "Machine":
+        """Start the modules; they stand at the guest's first instruction. No process or memory outlives the context.
 
         Raises HostError when the host refuses memory or processes, EngineError when the CPU engine fails.
         """
-        config = self._config
-        began_s = time.monotonic()
+        if self._used:
+            raise UsageError("this machine was used already", "make another one of the same configuration")
+        self._used = True
+        self._began_s = time.monotonic()
         with contextlib.ExitStack() as resources:
-            resources.callback(self._poller.close)
-            image = self._image = VerifiedImage(config.memory_bytes, threads=max(2, config.modules))
-            resources.callback(image.close)
-            service = self._service = Service(config.modules, self._start_module, image, self._log)
-            resources.callback(service.close)
-            service.start()  # the processes come up while the start image is made
-            self._start.fill(image)
-            service.fill()
-            requests = SyncPointPoller(self._poller)
-            lockstep = self._lockstep = Lockstep(
-                service,
-                image,
-                self._console,
-                self._poller,
-                requests,
-                inputs=self._start.inputs,
-                stop=self._stop,
-                epoch_blocks=config.epoch_blocks,
-                until_s=None if config.timeout_s is None else began_s + config.timeout_s,
-                real_time=config.real_time,
+            self._bring_up(resources)
+            self._resources = resources.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._resources is not None:
+            resources, self._resources = self._resources, None
+            resources.close()
+
+    def _bring_up(self, resources: contextlib.ExitStack) -> None:
+        config = self._config
+        resources.callback(self._poller.close)
+        image = self._image = VerifiedImage(config.memory_bytes, threads=max(2, config.modules))
+        resources.callback(image.close)
+        service = self._service = Service(config.modules, self._start_module, image, self._log)
+        resources.callback(service.close)
+        service.start()  # the processes come up while the start image is made
+        self._start.fill(image)
+        service.fill()
+        requests = SyncPointPoller(self._poller)
+        lockstep = self._lockstep = Lockstep(
+            service,
+            image,
+            self._console,
+            self._poller,
+            requests,
+            inputs=self._start.inputs,
+            stop=self._stop,
+            epoch_blocks=config.epoch_blocks,
+            until_s=None if config.timeout_s is None else self._began_s + config.timeout_s,
+            real_time=config.real_time,
+        )
+        if config.event_log is not None:
+            resources.callback(EventFile(str(config.event_log), self._log).close)
+        if config.event_command is not None:
+            hook = EventHook(config.event_command, config.name or str(os.getpid()), self._log, self._poller)
+            resources.callback(hook.close)
+        if config.name is not None:
+            server = ControlServer(Claim(config.name), requests)
+            resources.callback(server.close)
+            verbs.register(
+                server,
+                Management(config.name, service, lockstep, image, self.suspend, self.request_stop),
+                self._log,
             )
-            if config.event_log is not None:
-                resources.callback(EventFile(str(config.event_log), self._log).close)
-            if config.event_command is not None:
-                hook = EventHook(config.event_command, config.name or str(os.getpid()), self._log, self._poller)
-                resources.callback(hook.close)
-            if config.name is not None:
-                server = ControlServer(Claim(config.name), requests)
-                resources.callback(server.close)
-                verbs.register(
-                    server,
-                    Management(config.name, service, lockstep, image, self.suspend, self.request_stop),
-                    self._log,
-                )
-            if self._faults:
-                lockstep.inject(self._faults)
-            try:
-                ending = lockstep.run()
-            except HostError:
-                self._save_at_end("fail-stop")
-                raise
-            wall_s = time.monotonic() - began_s
-            self._save_at_end(ending.outcome)
-            if lockstep.incidents:
-                self._divergence_text = explain(lockstep.incidents[-1].divergence, image)
-            return RunResult(
-                version=RESULT_VERSION,
-                outcome=ending.outcome,
-                exit_code=ending.exit_code,
-                modules=self.modules,
-                sync_points=lockstep.sync_points,
-                blocks=image.position,
-                instructions=None,
-                divergences=[_divergence_report(incident) for incident in lockstep.incidents],
-                wall_s=wall_s,
-                virtual_s=image.virtual_ns() / 1e9,
-                longest_pause_ms=lockstep.longest_pause_s * 1e3,
-                state_digest=image.digest(),
-            )
+        lockstep.inject(self._faults)
+        with self._saved_if_the_host_fails():
+            lockstep.begin()
+
+    def run(self) -> RunResult:
+        """Run the guest to its end, from wherever it stands. Outside of a context: boot or resume it before, and leave
+        no process or memory behind, whatever ends this call.
+
+        Raises HostError when the host refuses memory or processes, EngineError when the CPU engine fails.
+        """
+        if self._resources is not None:
+            return self._run_to_end(at_once=False)
+        with self:
+            return self._run_to_end(at_once=True)
+
+    def _run_to_end(self, at_once: bool) -> RunResult:
+        lockstep, image = self._running()
+        with self._saved_if_the_host_fails():
+            ending = lockstep.advance(Goal(), at_once)
+        assert ending is not None, "there was no goal to reach"
+        wall_s = time.monotonic() - self._began_s
+        self._save_at_end(ending.outcome)
+        if lockstep.incidents:
+            self._divergence_text = explain(lockstep.incidents[-1].divergence, image)
+        return RunResult(
+            version=RESULT_VERSION,
+            outcome=ending.outcome,
+            exit_code=ending.exit_code,
+            modules=[ModuleReport(m.index, m.state, m.pid, m.faults, m.restarts) for m in self.modules],
+            sync_points=lockstep.sync_points,
+            blocks=image.position,
+            instructions=None,
+            divergences=[_divergence_report(incident) for incident in lockstep.incidents],
+            wall_s=wall_s,
+            virtual_s=image.virtual_ns() / 1e9,
+            longest_pause_ms=lockstep.longest_pause_s * 1e3,
+            state_digest=image.digest(),
+        )
+
+    def run_until(
+        self, position: int | None = None, text: str | None = None, timeout_s: float | None = None
+    ) -> Ending | None:
+        """Run the guest until it stands at ``position``, or ``text`` came on the serial console since it last stood
+        still; None says so. Otherwise what ended the stretch before: the end of the guest, ``timeout`` after
+        ``timeout_s`` or the configuration's own, ``stopped``, ``fail-stop``.
+
+        After a text it stands at the block that follows the text's last byte, whatever the length of the epochs. After
+        a timeout or a stop, it can go on. Inside a context only. Raises UsageError, HostError, EngineError.
+        """
+        lockstep, image = self._running()
+        if position is not None and position < image.position:
+            raise UsageError(f"the machine is at {image.position} already, past {position}")
+        if text == "":
+            raise UsageError("an empty text to wait for")
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        return lockstep.advance(Goal(position, None if text is None else text.encode(), until_s))
+
+    def _running(self) -> tuple[Lockstep, VerifiedImage]:
+        if self._resources is None or self._lockstep is None or self._image is None:
+            raise UsageError("the machine is not running", "use it as a context: with Machine(config) as machine")
+        return self._lockstep, self._image
 
     def _start_module(self, index: int) -> ModuleHandle:
         config = self._config
@@ -314,6 +369,14 @@ class Machine:
         self.saved_to = path
         self._log.emit(SUSPENDED, "machine", file=str(path))
 
+    @contextlib.contextmanager
+    def _saved_if_the_host_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except HostError:
+            self._save_at_end("fail-stop")
+            raise
+
     def _save_at_end(self, outcome: str) -> None:
         """As the configuration says. How the run ended counts more than that it cannot be saved."""
         path = self._config.save_on_exit
@@ -345,11 +408,14 @@ class Machine:
         self._poller.unwatch(fd)
 
     def inject(self, module: int, position: int, target: FaultTarget, stuck_at: int | None = None) -> None:
-        """Before ``run``: flip the bit ``target`` in one module when it stands exactly at ``position``.
+        """Flip the bit ``target`` in one module when it stands exactly at ``position``. Before the machine runs,
+        between two stretches, or from a callback.
 
-        With ``stuck_at`` (0 or 1) the bit keeps that value from then on, as a broken wire would.
-        For tests of the comparison. Raises UsageError for a module, register or bit that is not there.
+        With ``stuck_at`` (0 or 1) the bit keeps that value from then on, as a broken wire would. Raises UsageError for
+        a module, register, bit or position that is not there, or not there any more.
         """
+        if position < self.position:
+            raise UsageError(f"a fault at {position}", f"the machine is at {self.position} already")
         if not 0 <= module < self._config.modules:
             raise UsageError(f"a fault in module {module}", f"this machine has modules 0 to {self._config.modules - 1}")
         match target:
@@ -361,7 +427,11 @@ class Machine:
                     raise UsageError(
                         f"no bit {bit} of a byte at RAM offset {offset:#x}", "bits are 0 to 7 of each byte"
                     )
-        self._faults.append(Fault(module, position, target, stuck_at))
+        fault = Fault(module, position, target, stuck_at)
+        if self._lockstep is None:
+            self._faults.append(fault)
+        else:
+            self._lockstep.inject([fault])
 
     @property
     def position(self) -> int:
@@ -369,15 +439,25 @@ class Machine:
         return 0 if self._image is None else self._image.position
 
     @property
-    def modules(self) -> list[ModuleReport]:
-        """The modules as they are now; also while the machine runs."""
+    def modules(self) -> list[ModuleView]:
+        """The places for modules; what they say of themselves is always what is there now."""
         service = self._service
-        if service is None:
-            return []
-        return [
-            ModuleReport(slot.index, service.state_of(slot), slot.pid, dict(slot.policing.counts), slot.restarts)
-            for slot in service.slots
-        ]
+        return [] if service is None else [ModuleView(service, slot.index) for slot in service.slots]
+
+    @property
+    def console(self) -> bytes:
+        """What the guest showed on its consoles so far; at least the newest MiB of it."""
+        return bytes(self._console.shown)
+
+    @property
+    def events(self) -> list[Event]:
+        """The changes of state so far; at least the newest thousand."""
+        return self._log.since(0)
+
+    @property
+    def digest(self) -> str:
+        """Over the verified state, as ``state_digest`` of RunResult. Inside a context only."""
+        return self._running()[1].digest()
 
     @property
     def divergence_text(self) -> str | None:

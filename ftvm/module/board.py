@@ -45,7 +45,7 @@ from ftvm.module.chips.uart import Uart
 from ftvm.module.chips.vga import Vga
 from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
 from ftvm.module.chips.virtio_pci import VirtioPci, Wires
-from ftvm.module.console_script import ConsoleScript
+from ftvm.module.console_script import ConsoleScript, Text
 from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, Devices
 from ftvm.module.events import (
     ConsoleIn,
@@ -61,6 +61,7 @@ from ftvm.module.events import (
     QueueKick,
     ResetRequest,
     StopText,
+    TextWatch,
     TimePassed,
 )
 from ftvm.platform_ports import (
@@ -131,7 +132,7 @@ class StopKind(IntEnum):
     """Why an epoch ended, and what the caller does next."""
 
     POSITION = 0  # it went as far as it was told to: go on
-    OUTPUT = 1  # there is much output, or a device to be served: take it, go on
+    OUTPUT = 1  # there is much output, a text somebody waits for, or a device to be served: take it, go on
     IDLE = 2  # the guest waits; something will happen at ``wake_ns``, or only input can wake it
     HALTED = 3  # the guest waits, and nothing will ever wake it
     EXIT = 4  # the guest, or the text to stop at, ended the run; the outputs say how
@@ -200,6 +201,8 @@ class Board:
         self._text = bytearray()  # console output on _channel that is not in _outputs yet
         self._channel = ""
         self._text_bytes = 0  # since outputs were taken
+        self._watched: Text | None = None  # until outputs are taken
+        self._matched = 0
         self._exiting = False
         self._kicked = False
         self._running = False
@@ -487,7 +490,7 @@ class Board:
                 return Stop(StopKind.CRASH, detail=cpu.error())
             if stop == STOP_ENGINE:
                 return Stop(StopKind.ENGINE, detail=cpu.error())
-            if self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES:
+            if self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES or self._watched_text_came():
                 return Stop(StopKind.OUTPUT)
             if stop == STOP_HALT and not acted and cpu.position() < until:
                 waits = self._wait(jumps)
@@ -509,6 +512,8 @@ class Board:
                 self._device_in(event)
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device].fail()
+            elif isinstance(event, TextWatch):
+                self._watched, self._matched = Text(event.text), event.matched
 
     def _device_in(self, event: DeviceIn) -> None:
         for offset, data in event.writes:
@@ -528,6 +533,8 @@ class Board:
                     raise ValueError("a write outside RAM")
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device]  # LookupError
+            elif isinstance(event, TextWatch):
+                raise ValueError("nothing that enters the guest")
 
     def take_outputs(self) -> list[Output]:
         """Everything since the last call, in order."""
@@ -535,6 +542,7 @@ class Board:
         outputs, self._outputs = self._outputs, []
         self._text_bytes = 0
         self._kicked = False
+        self._watched = None
         return outputs
 
     def save(self) -> bytes:
@@ -631,6 +639,13 @@ class Board:
     def _serial_out(self, byte: int) -> None:
         self._console_out("serial", byte)
         self._script.watch(byte)
+        if self._watched is not None and not self._watched_text_came():
+            self._matched = self._watched.advance(self._matched, byte)
+            if self._watched_text_came():
+                self._cpu.request_stop()
+
+    def _watched_text_came(self) -> bool:
+        return self._watched is not None and self._matched == len(self._watched)
 
     def _console_out(self, channel: str, byte: int) -> None:
         if channel != self._channel:

@@ -18,8 +18,8 @@ def _failures(text: bytes) -> list[int]:
     return failures
 
 
-class _Text:
-    """A text to wait for in a stream of bytes."""
+class Text:
+    """A text to wait for in a stream of bytes. It is not empty."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
@@ -60,8 +60,8 @@ class ConsoleScript:
     ) -> None:
         self.state = ConsoleScriptState()
         self._input = input
-        self._input_after = _Text(input_after) if input and input_after else None
-        self._stop_on = _Text(stop_on) if stop_on else None
+        self._input_after = Text(input_after) if input and input_after else None
+        self._stop_on = Text(stop_on) if stop_on else None
         self._offer = offer
         self._stop = stop
         if input and not input_after:

@@ -102,10 +102,20 @@ class DeviceBroken(Input, frozen=True, array_like=True, tag="device-broken"):
     device: str
 
 
+class TextWatch(Input, frozen=True, array_like=True, tag="text-watch"):
+    """The epoch ends at the block entry after ``text`` came on the serial console; ``matched`` bytes of it came before.
+
+    It changes where the modules are compared and nothing that the guest can see, so it is in no log.
+    """
+
+    text: bytes
+    matched: int
+
+
 _outputs = msgspec.msgpack.Decoder(
     list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText | QueueKick | DriverFault]
 )
-_inputs = msgspec.msgpack.Decoder(list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken])
+_inputs = msgspec.msgpack.Decoder(list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken | TextWatch])
 
 encode = msgspec.msgpack.Encoder().encode
 decode_outputs = _outputs.decode

@@ -8,19 +8,28 @@ from ftvm.module.events import ConsoleIn, ConsoleOut
 OnOutput = Callable[[str, bytes], None]
 """Called with (channel, bytes); channel is ``serial`` or ``debug``."""
 
+KEPT_BYTES = 1 << 20
+"""Of what was shown; at least so many of the newest bytes, and never more than twice as many."""
 INPUT_BYTES = 65536
 """Taken at one sync point at most; the rest follows at the next one."""
 
 
 class Console:
-    """Shows what is released to it; keeps what is typed until a sync point takes it."""
+    """Shows what is released to it; keeps what is typed until a sync point takes it.
+
+    ``shown``: the newest of what was released, on all channels as it came.
+    """
 
     def __init__(self, on_output: OnOutput | None) -> None:
         self._on_output = on_output
         self._input: deque[bytes] = deque()
+        self.shown = bytearray()
 
     def release(self, output: ConsoleOut) -> None:
         """All modules agreed on ``output``: show it."""
+        self.shown += output.data
+        if len(self.shown) > 2 * KEPT_BYTES:
+            del self.shown[:-KEPT_BYTES]
         if self._on_output is not None:
             self._on_output(output.channel, output.data)
 

@@ -2,15 +2,26 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from ftvm.errors import EngineError
+from ftvm.errors import EngineError, UsageError
 from ftvm.module import events
 from ftvm.module.board import StopKind
-from ftvm.module.events import ConsoleOut, GuestExit, Input, Output, PowerOff, ResetRequest, StopText, TimePassed
+from ftvm.module.console_script import Text
+from ftvm.module.events import (
+    ConsoleOut,
+    GuestExit,
+    Input,
+    Output,
+    PowerOff,
+    ResetRequest,
+    StopText,
+    TextWatch,
+    TimePassed,
+)
 from ftvm.module.link import CommandKind, Fault, Report, Snapshot
 from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
@@ -38,8 +49,21 @@ class Ending:
     exit_code: int | None = None
 
 
-_ENDINGS: dict[int, Ending] = {StopKind.HALTED: Ending("halted"), StopKind.CRASH: Ending("crash")}
+@dataclass(frozen=True)
+class Goal:
+    """How far to advance: to a position, until ``text`` came on the serial console from now on, to a monotonic time;
+    to whatever comes first. A text ends the stretch at the block after its last byte, whatever the epoch length."""
+
+    position: int | None = None
+    text: bytes | None = None
+    until_s: float | None = None
+
+
+_HALTED = Ending("halted")
 _STOPPED = Ending("stopped")
+_TIMEOUT = Ending("timeout")
+_ENDINGS: dict[int, Ending] = {StopKind.HALTED: _HALTED, StopKind.CRASH: Ending("crash")}
+_RESUMABLE = (_STOPPED, _TIMEOUT)
 
 
 class _Ended(Exception):
@@ -55,8 +79,9 @@ class Lockstep:
 
     ``inputs`` (encoded) enter before the first block.
 
-    The run ends when ``stop`` is set (wake the poller then) and at the monotonic time ``until_s``. With ``real_time``
-    an idle guest waits for the wall clock. ``epoch_blocks``: see Pace.
+    ``begin``, then ``advance`` as often as wanted. A stretch ends when ``stop`` is set (wake the poller then) and at
+    the monotonic time ``until_s``. With ``real_time`` an idle guest waits for the wall clock.
+    ``epoch_blocks``: see Pace.
     """
 
     def __init__(
@@ -82,10 +107,18 @@ class Lockstep:
         self._stop = stop
         self._until_s = until_s
         self._clock = RealTime() if real_time else None
-        self._runner = EpochRunner(self._wait)
+        self._runner = EpochRunner(self._wait_for_modules)
         self._recovery = Recovery(image, self._runner, service, self._note)
         self._scrub_first = 0
         self._stopped_s: float | None = None
+        self._goal = Goal()
+        self._at_once = False
+        self._advancing = False
+        self._text: Text | None = None
+        self._text_matched = 0
+        self._faults: list[Fault] = []
+        self.ending: Ending | None = None
+        """How the guest, or the machine, came to an end from which there is no way on."""
         self.finished = False
         """The guest ended by itself: the verified state is its last."""
         self.uncommitted = inputs
@@ -99,21 +132,63 @@ class Lockstep:
         """(position, encoded inputs): with the start image, all that this run depends on."""
 
     def inject(self, faults: list[Fault]) -> None:
-        """Tell all modules of faults that one of them is to have. Between two epochs only."""
-        self._runner.command(self._service.in_service, CommandKind.INJECT, payload=msgspec.msgpack.encode(faults))
+        """Tell all modules, at the next sync point, of faults that one of them is to have."""
+        self._faults += faults
 
-    def run(self) -> Ending:
-        """Until the guest ends, somebody ends it, or the modules cannot go on. Raises EngineError, HostError."""
+    def begin(self) -> None:
+        """The first sync point, once: do all modules start alike? Raises EngineError, HostError."""
+        self._stretch(lambda: self._step(Epoch(self._image.position, self.uncommitted)))
+
+    def advance(self, goal: Goal, at_once: bool = False) -> Ending | None:
+        """Until the goal is reached, which is None, or the guest ends, somebody ends it, or the modules cannot go on.
+
+        Time and ``stop`` end a stretch at a sync point, so that another may follow. ``at_once``: in the middle of an
+        epoch too, and nothing but the verified state can be used afterwards. Raises EngineError, HostError.
+        """
+        self._goal, self._at_once = goal, at_once
+        self._text, self._text_matched = Text(goal.text) if goal.text else None, 0
+        self._stopped_s = None
+        if self.ending is not None and not (self.ending == _HALTED and self._console.pending()):
+            return self.ending
+        self.ending = None
+        return self._stretch(self._loop)
+
+    def _stretch(self, work: Callable[[], None]) -> Ending | None:
+        if self._advancing:
+            raise UsageError("the machine is running already", "a callback must return first")
+        self._advancing = True
         try:
-            # The first sync point: do all modules start alike?
-            self._commit(self._agree(Epoch(self._image.position, self.uncommitted)))
-            while True:
-                self._attend()
-                self._commit(self._agree(self._next_epoch()))
+            work()
         except _Ended as end:
-            return end.ending
+            ending = end.ending
         except FailStop:
-            return Ending("fail-stop")
+            ending = Ending("fail-stop")
+        else:
+            return None
+        finally:
+            self._advancing = False
+        if ending not in _RESUMABLE:
+            self.ending = ending
+        return ending
+
+    def _loop(self) -> None:
+        while True:
+            self._end_if_told()
+            if self._reached():
+                return
+            self._attend()
+            self._step(self._next_epoch())
+
+    def _step(self, epoch: Epoch) -> None:
+        if self._faults:
+            faults, self._faults = msgspec.msgpack.encode(self._faults), []
+            self._runner.command(self._service.in_service, CommandKind.INJECT, payload=faults)
+        self._commit(self._agree(epoch))
+
+    def _reached(self) -> bool:
+        if self._text is not None and self._text_matched == len(self._text):
+            return True
+        return self._goal.position is not None and self._image.position >= self._goal.position
 
     def _next_epoch(self) -> Epoch:
         inputs = self._inputs()
@@ -121,11 +196,13 @@ class Lockstep:
         payload = self.uncommitted = events.encode(inputs) if inputs else b""
         if inputs:
             self.input_log.append((position, payload))
+        if self._text is not None:
+            payload = events.encode([*inputs, TextWatch(self._goal.text or b"", self._text_matched)])
         if self._console.pending():  # input that was too long for one command enters at one position all the same
             return Epoch(position, payload)
         joining = self._service.resync is not None and self._service.resync.nearly_done()
-        blocks = min(RESYNC_EPOCH_BLOCKS, self._pace.blocks) if joining else self._pace.blocks
-        return Epoch(position + blocks, payload)
+        target = position + (min(RESYNC_EPOCH_BLOCKS, self._pace.blocks) if joining else self._pace.blocks)
+        return Epoch(target if self._goal.position is None else min(target, self._goal.position), payload)
 
     def _agree(self, epoch: Epoch) -> Result:
         """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
@@ -134,7 +211,7 @@ class Lockstep:
             self.longest_pause_s = max(self.longest_pause_s, self._runner.began_s - self._stopped_s)
         self._stopped_s = self._runner.ended_s if self.sync_points else None
         self.dirty_pages = {result.module.index: result.memory.count for result in attempt.results}
-        self._wait(0)  # short epochs never sleep: look at the terminal here
+        self._wait_for_modules(0)  # short epochs never sleep: look at the terminal here
         divergence = compare(self._image, attempt.reports, attempt.memories) if attempt.results else None
         if attempt.results and divergence is None and not attempt.losses:
             result = attempt.results[0]
@@ -155,11 +232,18 @@ class Lockstep:
         self.finished = ending not in (None, _STOPPED)
         for output in outputs:
             if isinstance(output, ConsoleOut):
+                self._look_for_text(output)
                 self._console.release(output)
         if report.stop == StopKind.ENGINE:
             raise EngineError(f"the engine failed at position {report.position}: {report.detail.decode()}")
         if ending is not None:
             raise _Ended(ending)
+
+    def _look_for_text(self, output: ConsoleOut) -> None:
+        if self._text is not None and output.channel == "serial":
+            for byte in output.data:
+                if self._text_matched < len(self._text):
+                    self._text_matched = self._text.advance(self._text_matched, byte)
 
     # ---- between epochs ----
 
@@ -227,17 +311,36 @@ class Lockstep:
         )
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Sleep until something happens; work on a resync meanwhile. Raises _Ended when the run was told to end."""
-        if self._until_s is not None:
-            left_s = self._until_s - time.monotonic()
+        """Sleep until something happens; work on a resync meanwhile. Raises _Ended when the stretch is to end."""
+        deadline_s = self._deadline_s()
+        if deadline_s is not None:
+            left_s = deadline_s - time.monotonic()
             timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
+        self._sleep(timeout_s)
+        self._end_if_told()
+
+    def _wait_for_modules(self, timeout_s: float) -> None:
+        """The same in the middle of an epoch, which must be brought to its end if anything is to follow."""
+        if self._at_once:
+            self._wait(timeout_s)
+        else:
+            self._sleep(timeout_s)
+
+    def _sleep(self, timeout_s: float | None) -> None:
         resync = self._service.resync
         busy = resync is not None and resync.module.alive and timeout_s != 0 and resync.copy_slice()
         self._poller.wait(0 if busy else timeout_s)
+
+    def _deadline_s(self) -> float | None:
+        return min((s for s in (self._until_s, self._goal.until_s) if s is not None), default=None)
+
+    def _end_if_told(self) -> None:
         if self._stop.is_set():
+            self._stop.clear()
             raise _Ended(_STOPPED)
-        if self._until_s is not None and time.monotonic() >= self._until_s:
-            raise _Ended(Ending("timeout"))
+        deadline_s = self._deadline_s()
+        if deadline_s is not None and time.monotonic() >= deadline_s:
+            raise _Ended(_TIMEOUT)
 
     def _note(self, incident: Incident) -> None:
         self.incidents.append(incident)

@@ -83,6 +83,9 @@ class ModuleHandle:
     def __init__(self, index: int, ram_bytes: int, poller: Poller) -> None:
         self.index = index
         self.alive = True
+        self.closed = False
+        self.report: Report | None = None
+        """The newest one: where it stands, if it stands still."""
         self._ready = False
         with contextlib.ExitStack() as resources:
 
@@ -152,6 +155,7 @@ class ModuleHandle:
     def close(self) -> None:
         """Kill the process if it lives, and give everything back."""
         self.alive = False
+        self.closed = True
         self._resources.close()
 
     def fill(self, image: VerifiedImage) -> None:
@@ -196,6 +200,10 @@ class ModuleHandle:
         """A cffi pointer to its RAM."""
         return self._ram
 
+    def memory(self) -> memoryview:
+        """Its RAM, as it is now."""
+        return memoryview(ffi.buffer(self._ram))
+
     def restore(self, image: VerifiedImage, everywhere: bool) -> None:
         """Put its RAM back to the verified state, while it stands still: see VerifiedImage.restore."""
         image.restore(self._ram, everywhere)
@@ -230,4 +238,5 @@ class ModuleHandle:
             report, written = self._link.collect()
         except LinkFault as fault:
             raise ModuleLost(self, "link", str(fault)) from fault
+        self.report = report
         return report, WrittenMemory(self._ram, self._link.written_pages, written)

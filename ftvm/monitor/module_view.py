@@ -1,0 +1,132 @@
+"""One place for a module as the user of a machine sees it: who is there now, and what that module itself holds."""
+
+from collections.abc import Iterator, Mapping
+
+from ftvm.errors import UsageError
+from ftvm.memory_map import ram_offset
+from ftvm.module.registers import REGISTERS, Register, register
+from ftvm.monitor.module_handle import ModuleHandle
+from ftvm.monitor.paging import LinearMemory
+from ftvm.monitor.service import Service, State
+
+_LEGACY = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")
+_FLAGS = {"cf": 0, "pf": 2, "af": 4, "zf": 6, "sf": 7, "tf": 8, "if": 9, "df": 10, "of": 11}
+
+
+def _parts() -> Iterator[tuple[str, tuple[str, int, int]]]:
+    """(name, (register, lowest bit, bits)) for every part of a register that has a name of its own."""
+    for name in _LEGACY:
+        yield f"e{name}", (f"r{name}", 0, 32)
+        yield name, (f"r{name}", 0, 16)
+    for letter in "acdb":
+        yield f"{letter}l", (f"r{letter}x", 0, 8)
+        yield f"{letter}h", (f"r{letter}x", 8, 8)
+    for name in _LEGACY[4:]:
+        yield f"{name}l", (f"r{name}", 0, 8)
+    for number in range(8, 16):
+        for suffix, bits in (("d", 32), ("w", 16), ("b", 8)):
+            yield f"r{number}{suffix}", (f"r{number}", 0, bits)
+    yield from (("eip", ("rip", 0, 32)), ("ip", ("rip", 0, 16)), ("eflags", ("rflags", 0, 32)))
+    for name in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"):
+        yield name, (f"{name}.selector", 0, 32)
+    for name, bit in _FLAGS.items():
+        yield name, ("rflags", bit, 1)
+
+
+PARTS: Mapping[str, tuple[str, int, int]] = dict(_parts())
+"""Familiar names beside those of ftvm/module/registers.py: ``eax``, ``ah``, ``r8d``, ``cs``, ``zf``."""
+
+
+class Registers(Mapping[str, int]):
+    """An architectural state by name, unsigned. It iterates over the names of ftvm/module/registers.py; those of PARTS
+    are understood too. Raises UsageError for any other name."""
+
+    def __init__(self, arch: bytes) -> None:
+        self._arch = arch
+
+    def __getitem__(self, name: str) -> int:
+        whole, shift, bits = PARTS.get(name, (name, 0, 0))
+        where: Register = register(whole)
+        value = where.of(self._arch)
+        return value >> shift & ((1 << bits) - 1) if bits else value
+
+    def __contains__(self, name: object) -> bool:
+        return name in PARTS or name in REGISTERS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(REGISTERS)
+
+    def __len__(self) -> int:
+        return len(REGISTERS)
+
+
+class ModuleView:
+    """The module with this ``index``, whatever process it is just now.
+
+    Registers and memory are what the module itself holds, verified or not; they can be asked for while the machine
+    stands still. Raises UsageError when there is no module in service here.
+    """
+
+    def __init__(self, service: Service, index: int) -> None:
+        self._service = service
+        self._slot = service.slot(index)
+
+    @property
+    def index(self) -> int:
+        return self._slot.index
+
+    @property
+    def state(self) -> State:
+        return self._service.state_of(self._slot)
+
+    @property
+    def pid(self) -> int:
+        """Of its process, or the last one it had."""
+        return self._slot.pid
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Those it was charged with, by kind."""
+        return dict(self._slot.policing.counts)
+
+    @property
+    def restarts(self) -> int:
+        """Processes after the first."""
+        return self._slot.restarts
+
+    @property
+    def registers(self) -> Registers:
+        return Registers(self._arch())
+
+    @property
+    def position(self) -> int:
+        """Where it stands."""
+        return register("position").of(self._arch())
+
+    def read_physical(self, gpa: int, size: int) -> bytes:
+        """``size`` bytes of its memory. Raises UsageError where there is no RAM."""
+        memory = self._handle().memory()
+        first, last = ram_offset(gpa, len(memory)), ram_offset(gpa + size - 1, len(memory))
+        if size < 1 or first is None or last is None or last - first != size - 1:
+            raise UsageError(f"{size} bytes at {gpa:#x} are not RAM of this machine")
+        return bytes(memory[first : first + size])
+
+    def read_virtual(self, address: int, size: int) -> bytes:
+        """``size`` bytes at a linear address, through the page tables that this module uses now. Raises UsageError
+        where nothing is mapped."""
+        data = LinearMemory(self._handle().memory(), self._arch()).read(address, size)
+        if len(data) != size:
+            raise UsageError(f"nothing is mapped at {address + len(data):#x}")
+        return data
+
+    def _handle(self) -> ModuleHandle:
+        handle = self._slot.handle
+        if handle is None or handle.closed:
+            raise UsageError(f"module {self.index} is not in service", "its registers and memory are gone")
+        return handle
+
+    def _arch(self) -> bytes:
+        report = self._handle().report
+        if report is None:
+            raise UsageError(f"module {self.index} has not begun to run")
+        return report.arch
