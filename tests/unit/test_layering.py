@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom to the top. Rooms on one line may know each other.
 LAYERS = (
     ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "screen", "_native"),
-    ("boot", "storage"),
+    ("boot", "storage", "network"),
     ("module",),
     ("monitor",),
     ("control",),
