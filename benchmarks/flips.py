@@ -60,7 +60,7 @@ class Outcome:
     wrong: str | None
     verdict: str
     incidents: int
-    charged: tuple[int | None, ...]
+    charged: tuple[int, ...]
     recovered_in_ms: float
     longest_pause_ms: float
     wall_s: float
@@ -97,7 +97,7 @@ def conduct(experiment: Experiment, undisturbed: Golden) -> Outcome:
         _wrong(result, bytes(shown), undisturbed),
         result.divergences[0].verdict if result.divergences else MASKED,
         len(result.divergences),
-        tuple(sorted({incident.module for incident in result.divergences}, key=str)),
+        tuple(sorted({incident.module for incident in result.divergences if incident.module is not None})),
         round(sum(incident.recovered_in_ms or 0.0 for incident in result.divergences), 3),
         round(result.longest_pause_ms, 3),
         round(result.wall_s, 3),

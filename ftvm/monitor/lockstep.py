@@ -311,7 +311,7 @@ class Lockstep:
         )
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Sleep until something happens; work on a resync meanwhile. Raises _Ended when the stretch is to end."""
+        """Sleep until something happens; work on modules that come and go meanwhile. Raises _Ended when the stretch is to end."""
         deadline_s = self._deadline_s()
         if deadline_s is not None:
             left_s = deadline_s - time.monotonic()
@@ -327,8 +327,7 @@ class Lockstep:
             self._sleep(timeout_s)
 
     def _sleep(self, timeout_s: float | None) -> None:
-        resync = self._service.resync
-        busy = resync is not None and resync.module.alive and timeout_s != 0 and resync.copy_slice()
+        busy = timeout_s != 0 and (self._service.tidy() or self._copy_slice())
         self._poller.wait(0 if busy else timeout_s)
 
     def _deadline_s(self) -> float | None:
@@ -341,6 +340,10 @@ class Lockstep:
         deadline_s = self._deadline_s()
         if deadline_s is not None and time.monotonic() >= deadline_s:
             raise _Ended(_TIMEOUT)
+
+    def _copy_slice(self) -> bool:
+        resync = self._service.resync
+        return resync is not None and resync.module.alive and resync.copy_slice()
 
     def _note(self, incident: Incident) -> None:
         self.incidents.append(incident)

@@ -40,6 +40,8 @@ from ftvm.units import PAGE_BYTES, format_size
 SETUP_TIMEOUT_S = 60.0
 LAST_WORDS_BYTES = 4 * PAGE_BYTES
 """What a dying module may write to its standard error: it stays in memory, and cannot grow."""
+SLICE_BYTES = 512 * PAGE_BYTES
+"""Of a module's memory, freed at a time: some 0.5 ms."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_answer = msgspec.msgpack.Decoder(SetupAnswer).decode
@@ -98,8 +100,9 @@ class ModuleHandle:
             self._last_words = keep(_memory_file(f"ftvm-stderr-{index}", LAST_WORDS_BYTES))
             command_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             self._report_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-            ram = resources.enter_context(mmap.mmap(ram_fd, ram_bytes))
-            self._ram = resources.enter_context(ffi.from_buffer(ram))
+            self._ram_map = resources.enter_context(mmap.mmap(ram_fd, ram_bytes))
+            self._ram_left = ram_bytes
+            self._ram = resources.enter_context(ffi.from_buffer(self._ram_map))
             mailbox = resources.enter_context(mmap.mmap(mailbox_fd, mailbox_bytes(ram_bytes)))
             self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell)
 
@@ -157,6 +160,17 @@ class ModuleHandle:
         self.alive = False
         self.closed = True
         self._resources.close()
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def give_back_slice(self) -> bool:
+        """Free a little of its memory, after its end; ``close`` would take 0.2 s for a GiB. False: it is all free."""
+        size = min(SLICE_BYTES, self._ram_left)
+        self._ram_left -= size
+        if size:
+            self._ram_map.madvise(mmap.MADV_REMOVE, self._ram_left, size)
+        return size > 0
 
     def fill(self, image: VerifiedImage) -> None:
         """Copy the image into its RAM, which is all zero."""

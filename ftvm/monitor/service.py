@@ -68,6 +68,7 @@ class Service:
         self.resync: Resync | None = None
         self._returning: Slot | None = None
         self._told_progress = 0.0
+        self._retired: list[ModuleHandle] = []
         self._start_module = start_module
         self._image = image
         self._log = log
@@ -98,7 +99,7 @@ class Service:
             try:
                 module.await_ready()
             except HostError:  # it died on its way, as those did whom it is to replace
-                module.close()
+                self._retire(module)
             else:
                 return module
         module = self._start_module(self._vacant().index if self._vacant_slots() else len(self.slots))
@@ -112,7 +113,7 @@ class Service:
         self._tell(MODULE_JOINED, slot, f"in service, {self._company()}")
 
     def discard(self, module: ModuleHandle) -> None:
-        module.close()
+        self._retire(module)
         if self.resync is not None and self.resync.module is module:
             self._abandon_resync()
 
@@ -122,7 +123,7 @@ class Service:
         self._count(slot, kind)
         slot.out, slot.may_return = State.FAILED, kind in ("death", "hang") and slot.policing.may_restart()
         slot.handle = None
-        module.close()
+        self._retire(module)
         self._tell(MODULE_FAILED, slot, f"{kind}: {how}; {self._company()}")
 
     def charge(self, module: ModuleHandle, kind: str) -> bool:
@@ -148,7 +149,7 @@ class Service:
             raise UsageError(f"module {index} is the only one in service", "insert another one first, or quit")
         module, slot.handle = slot.handle, None
         slot.out, slot.may_return = State.OFFLINE, False
-        module.close()
+        self._retire(module)
         self._tell(MODULE_PULLED, slot, f"out of service by hand; {self._company()}")
 
     def insert(self, index: int) -> None:
@@ -189,15 +190,23 @@ class Service:
         if self._count(self._returning, "death") is Verdict.REMOVE:
             self._returning.may_return = False
         self._tell(MODULE_FAILED, self._returning, "died on its way back")
-        self.resync.module.close()
+        self._retire(self.resync.module)
         self._abandon_resync()
 
     def close(self) -> None:
         """End all processes."""
-        for module in self.in_service:
+        for module in [*self.in_service, *self._retired]:
             module.close()
         if self.resync is not None:
             self.resync.module.close()
+
+    def tidy(self) -> bool:
+        """Free a little of what modules had that left, in the shadow of an epoch. False: there is nothing to do now."""
+        if not self._retired or not self._retired[0].has_ended():  # its end will wake us
+            return False
+        if not self._retired[0].give_back_slice():
+            self._retired.pop(0).close()
+        return True
 
     def tell_progress(self) -> None:
         """Of the module that is on its way back, in steps of a tenth."""
@@ -218,6 +227,12 @@ class Service:
 
     def _seat(self, slot: Slot, module: ModuleHandle) -> None:
         slot.handle, slot.pid, slot.may_return = module, module.pid, False
+
+    def _retire(self, module: ModuleHandle) -> None:
+        """It ends at once, but the others shall not stand still until its memory is free."""
+        module.kill()
+        if module not in self._retired:
+            self._retired.append(module)
 
     def _abandon_resync(self) -> None:
         self.resync = self._returning = None
