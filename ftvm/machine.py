@@ -246,6 +246,7 @@ class Machine:
         resources.callback(service.close)
         service.start()  # the processes come up while the start image is made
         self._start.fill(image)
+        image.stand_at(self._start.snapshot)
         service.fill()
         requests = SyncPointPoller(self._poller)
         lockstep = self._lockstep = Lockstep(
@@ -340,7 +341,7 @@ class Machine:
         # A module that waits may spin only on a core that nobody else needs: the monitor works meanwhile.
         spins = SPINS if len(os.sched_getaffinity(0)) > config.modules else 0
         module = ModuleHandle(index, config.memory_bytes, self._poller)
-        module.set_up(self._start.board, self._start.cpu, spins)
+        module.set_up(self._start.board, self._start.snapshot, spins)
         return module
 
     def suspend(self, path: Path) -> None:
@@ -354,7 +355,7 @@ class Machine:
 
     def _save(self, path: Path) -> None:
         image, lockstep = self._image, self._lockstep
-        if image is None or lockstep is None or not image.arch:
+        if image is None or lockstep is None:
             raise UsageError("nothing to save: the machine has not begun to run")
         if lockstep.finished:
             raise UsageError("nothing to save: the guest ended by itself")

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* SDM vol. 3, table 10-1: state after power-up, but CS:IP 0:0, which the owner sets. */
-static void reset_state(ft_arch *arch)
+void ft_cpu_reset_state(ft_arch *arch)
 {
     enum { PRESENT = 0x8000, CODE_OR_DATA = 0x1000, DATA_RW_ACCESSED = 0x300, CODE_RX_ACCESSED = 0xb00 };
     enum { LDT = 0x200, BUSY_TSS = 0xb00 };
@@ -28,6 +27,7 @@ static void reset_state(ft_arch *arch)
     arch->dr[7] = 0x400;
     arch->fpu_control = 0x37f;
     arch->mxcsr = 0x1f80;
+    ft_msr_reset_state(arch);
 }
 
 ft_cpu *ft_cpu_open(void *ram, uint64_t ram_bytes, uint32_t ns_per_block, void *device, char *error,
@@ -55,11 +55,7 @@ ft_cpu *ft_cpu_open(void *ram, uint64_t ram_bytes, uint32_t ns_per_block, void *
         ft_cpu_close(cpu);
         return NULL;
     }
-    reset_state(&arch);
-    ft_msr_reset(cpu);
-    arch.pat = cpu->msr.pat;
-    arch.apic_base = cpu->msr.apic_base;
-    arch.misc_enable = cpu->msr.misc_enable;
+    ft_cpu_reset_state(&arch);
     ft_cpu_load(cpu, &arch);
     ft_cpu_set_dirty_log(cpu, cpu->own_pages, &cpu->own_count);
     return cpu;

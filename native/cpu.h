@@ -145,7 +145,7 @@ void ft_engine_flush_tlb(ft_cpu *cpu);
 
 /* ---- msr.c: 0, or -1 for #GP. Engine registers that are MSRs go through ft_engine_msr(). --- */
 
-void ft_msr_reset(ft_cpu *cpu);
+void ft_msr_reset_state(ft_arch *arch);
 int ft_msr_read(ft_cpu *cpu, uint32_t index, uint64_t *value);
 int ft_msr_write(ft_cpu *cpu, uint32_t index, uint64_t value);
 

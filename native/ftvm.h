@@ -95,11 +95,14 @@ enum {
 /*
  * Open a CPU over `ram_bytes` of memory (a multiple of 4096) that stays the caller's. RAM lies at
  * [0, 3 GiB) and, what is more, from 4 GiB. `device` is handed to the callbacks below. The CPU
- * is in its reset state with CS:IP 0:0. NULL on failure, with a sentence in `error`.
+ * is in its reset state. NULL on failure, with a sentence in `error`.
  */
 ft_cpu *ft_cpu_open(void *ram, uint64_t ram_bytes, uint32_t ns_per_block, void *device, char *error,
                     size_t error_bytes);
 void ft_cpu_close(ft_cpu *cpu);
+
+/* The state after power-up (SDM vol. 3, table 10-1), but CS:IP 0:0, which is the owner's to say. */
+void ft_cpu_reset_state(ft_arch *arch);
 
 /* Run until `position` at the latest; returns FT_STOP_*. Stops at block entries only. */
 int ft_cpu_run(ft_cpu *cpu, uint64_t position);

@@ -150,10 +150,11 @@ static bool acceptable(uint32_t index, uint64_t value)
     }
 }
 
-void ft_msr_reset(ft_cpu *cpu)
+void ft_msr_reset_state(ft_arch *arch)
 {
-    cpu->msr = (ft_msrs){
-        .pat = PAT_DEFAULT, .apic_base = APIC_BASE_DEFAULT, .misc_enable = MISC_ENABLE_FAST_STRINGS};
+    arch->pat = PAT_DEFAULT;
+    arch->apic_base = APIC_BASE_DEFAULT;
+    arch->misc_enable = MISC_ENABLE_FAST_STRINGS;
 }
 
 int ft_msr_read(ft_cpu *cpu, uint32_t index, uint64_t *value)

@@ -61,19 +61,11 @@ class Fault(msgspec.Struct, frozen=True):
     stuck_at: int | None = None
 
 
-class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+class Snapshot(msgspec.Struct, frozen=True):
     """A module's state beside its RAM: ft_arch, and what Board.save() gave."""
 
     arch: bytes
     board: bytes
-
-
-class Start(msgspec.Struct, frozen=True, tag="reset"):
-    """Where the CPU leaves reset: real mode, CS base = cs * 16; ``registers`` that are not zero."""
-
-    cs: int
-    ip: int
-    registers: dict[str, int] = {}
 
 
 class Descriptors(msgspec.Struct, frozen=True):
@@ -86,13 +78,13 @@ class Descriptors(msgspec.Struct, frozen=True):
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """All that a module is ever told about itself. ``start`` is a reset, or where another module was saved; ``jail`` is
-    what jail.filter_program() gave."""
+    """All that a module is ever told about itself. ``start`` is where it stands at first; ``jail`` is what
+    jail.filter_program() gave."""
 
     index: int
     ram_bytes: int
     board: BoardConfig
-    start: Start | Snapshot
+    start: Snapshot
     spins: int
     descriptors: Descriptors
     jail: bytes

@@ -28,10 +28,9 @@ from ftvm.module.link import (
     Setup,
     SetupAnswer,
     Snapshot,
-    Start,
     mailbox_bytes,
 )
-from ftvm.module.registers import ARCH_BYTES, register, with_registers
+from ftvm.module.registers import register
 
 _decode_setup = msgspec.msgpack.Decoder(Setup).decode
 _decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
@@ -53,20 +52,7 @@ class Module:
         self._cpu = Cpu(self._ram)
         self._cpu.set_dirty_log(self._link.written_pages, self._link.written_count)
         self._board = Board(setup.board, self._cpu)
-        match setup.start:
-            case Start() as reset:
-                self._reset_to(reset)
-            case Snapshot() as snapshot:
-                self._load(snapshot)
-
-    def _reset_to(self, start: Start) -> None:
-        values = {**start.registers, "cs.selector": start.cs, "cs.base": start.cs * 16, "rip": start.ip}
-        self._cpu.load(with_registers(self._arch(), values))
-
-    def _arch(self) -> bytes:
-        arch = bytearray(ARCH_BYTES)
-        self._cpu.save(arch)
-        return bytes(arch)
+        self._load(setup.start)
 
     def serve(self, lifeline: int) -> None:
         """Do commands until ``lifeline``, the socket to the monitor, is closed at its other end."""

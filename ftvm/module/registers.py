@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ftvm._native import ffi
+from ftvm._native import ffi, lib
 from ftvm.errors import UsageError
 
 _NAMES = {
@@ -49,6 +49,13 @@ def register(name: str) -> Register:
         return REGISTERS[name]
     except KeyError:
         raise UsageError(f"no register is named {name!r}", "rax, rip, cs.base, cr3, xmm0, for example") from None
+
+
+def reset_state() -> bytes:
+    """The architectural state of a CPU after power-up, but CS:IP is 0:0."""
+    arch = ffi.new("ft_arch *")
+    lib.ft_cpu_reset_state(arch)
+    return bytes(ffi.buffer(arch))
 
 
 def with_registers(arch: bytes, values: Mapping[str, int]) -> bytes:

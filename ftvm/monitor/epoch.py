@@ -16,6 +16,8 @@ class Epoch:
 
     target: int
     inputs: bytes = b""
+    blocks: int = 0
+    """From the verified position to the target."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,20 @@ class EpochRunner:
 
     def run(self, modules: Sequence[ModuleHandle], epoch: Epoch) -> Attempt:
         """One epoch on all of ``modules``."""
-        attempt = self.command(modules, CommandKind.RUN, epoch.target, epoch.inputs)
+        attempt = self.command(modules, CommandKind.RUN, epoch.target, epoch.inputs, epoch.blocks)
         if not attempt.losses:
             self._deadline.observe(self.epoch_s)
         return attempt
 
     def command(
-        self, modules: Sequence[ModuleHandle], kind: CommandKind, target: int = 0, payload: bytes = b""
+        self,
+        modules: Sequence[ModuleHandle],
+        kind: CommandKind,
+        target: int = 0,
+        payload: bytes = b"",
+        blocks: int = 0,
     ) -> Attempt:
-        """Any one command to all of ``modules``."""
+        """Any one command to all of ``modules``, for which they run so many ``blocks`` at most."""
         attempt = Attempt()
         self.began_s = time.monotonic()
         for module in modules:
@@ -83,7 +90,7 @@ class EpochRunner:
             except LinkFault as fault:
                 attempt.losses.append(ModuleLost(module, "link", str(fault)))
         self.ended_s = self.began_s
-        self._await(modules, attempt)
+        self._await(modules, attempt, blocks)
         lost = {loss.module.index for loss in attempt.losses}
         for module in modules:
             if module.index not in lost:
@@ -93,7 +100,7 @@ class EpochRunner:
                     attempt.losses.append(loss)
         return attempt
 
-    def _await(self, modules: Sequence[ModuleHandle], attempt: Attempt) -> None:
+    def _await(self, modules: Sequence[ModuleHandle], attempt: Attempt, blocks: int) -> None:
         waiting = [module for module in modules if module.index not in {loss.module.index for loss in attempt.losses}]
         asked = len(waiting)
         first_done_s: float | None = None
@@ -109,7 +116,7 @@ class EpochRunner:
             elapsed_s = time.monotonic() - self.began_s
             if first_done_s is None and len(waiting) < asked:
                 first_done_s = elapsed_s
-            limit_s = self._deadline.limit_s(first_done_s)
+            limit_s = self._deadline.limit_s(blocks, first_done_s)
             if elapsed_s > limit_s:
                 attempt.losses += [ModuleLost(module, "hang", f"no report for {elapsed_s:.1f} s") for module in waiting]
                 return

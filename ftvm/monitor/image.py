@@ -16,7 +16,7 @@ import xxhash
 from ftvm._native import ffi, lib
 from ftvm.errors import HostError
 from ftvm.memory_map import ram_offset
-from ftvm.module.link import Report
+from ftvm.module.link import Report, Snapshot
 from ftvm.module.registers import register
 from ftvm.units import NS_PER_BLOCK, PAGE_BYTES, format_size
 
@@ -88,9 +88,9 @@ class VerifiedImage:
         if lib.ft_voter_write(self._voter, page * PAGE_BYTES, data, len(data)) != 0:
             raise ValueError(f"{len(data)} bytes from page {page} on are not inside RAM")
 
-    def stand_at(self, arch: bytes, board: bytes) -> None:
+    def stand_at(self, snapshot: Snapshot) -> None:
         """What the image holds in RAM is verified, and this is the rest of that state."""
-        self.arch, self.board, self.position = arch, board, _POSITION.of(arch)
+        self.arch, self.board, self.position = snapshot.arch, snapshot.board, _POSITION.of(snapshot.arch)
 
     def contents(self) -> Iterator[tuple[int, int]]:
         """(first page, pages) of every stretch of RAM that is not all zero."""

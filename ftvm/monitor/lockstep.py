@@ -201,8 +201,10 @@ class Lockstep:
         if self._console.pending():  # input that was too long for one command enters at one position all the same
             return Epoch(position, payload)
         joining = self._service.resync is not None and self._service.resync.nearly_done()
-        target = position + (min(RESYNC_EPOCH_BLOCKS, self._pace.blocks) if joining else self._pace.blocks)
-        return Epoch(target if self._goal.position is None else min(target, self._goal.position), payload)
+        blocks = min(RESYNC_EPOCH_BLOCKS, self._pace.blocks) if joining else self._pace.blocks
+        if self._goal.position is not None:
+            blocks = min(blocks, self._goal.position - position)
+        return Epoch(position + blocks, payload, blocks)
 
     def _agree(self, epoch: Epoch) -> Result:
         """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
@@ -255,7 +257,7 @@ class Lockstep:
             self._requests.run_due()
         resync = self._service.resync
         if resync is not None:
-            if not resync.module.alive:
+            if resync.left_s() <= 0:
                 self._service.lose_returning()
             elif resync.can_join():
                 self._join()
@@ -291,27 +293,30 @@ class Lockstep:
         """Wait until input comes or the timer event at ``wake_ns``, if not 0, is due, or a module needs attention."""
         if self._clock is None:
             while not wake_ns and not self._disturbed():
-                self._wait(None)
+                self._wait(self._service.attention_in_s())
             return []  # the modules let virtual time jump by themselves
         virtual_ns = self._image.virtual_ns()
         while not self._disturbed():
             now_ns = self._clock.now_ns(virtual_ns)
             if wake_ns and now_ns >= wake_ns:
                 return [TimePassed(wake_ns)]
-            self._wait((wake_ns - now_ns) / 1e9 if wake_ns else None)
+            timeouts = [(wake_ns - now_ns) / 1e9 if wake_ns else None, self._service.attention_in_s()]
+            self._wait(min((timeout_s for timeout_s in timeouts if timeout_s is not None), default=None))
         return [TimePassed(self._clock.now_ns(virtual_ns))]
 
     def _disturbed(self) -> bool:
         resync = self._service.resync
+        attention_in_s = self._service.attention_in_s()
         return (
             self._console.pending()
             or self._requests.due
             or not all(module.alive for module in self._service.in_service)
-            or (resync is not None and (not resync.module.alive or resync.can_join()))
+            or (attention_in_s is not None and attention_in_s <= 0)
+            or (resync is not None and resync.can_join())
         )
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Sleep until something happens; work on modules that come and go meanwhile. Raises _Ended when the stretch is to end."""
+        """Sleep until something happens; work on modules that come and go meanwhile. Raises _Ended when told to end."""
         deadline_s = self._deadline_s()
         if deadline_s is not None:
             left_s = deadline_s - time.monotonic()

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import select
@@ -9,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,6 @@ from ftvm.module.link import (
     Setup,
     SetupAnswer,
     Snapshot,
-    Start,
     mailbox_bytes,
 )
 from ftvm.monitor.image import VerifiedImage, WrittenMemory
@@ -68,6 +70,14 @@ def _memory_file(name: str, size_bytes: int) -> int:
     return fd
 
 
+@contextlib.contextmanager
+def _refusals_of_the_host() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"no more descriptors or memory for a module: {error.strerror}") from error
+
+
 def _environment() -> dict[str, str]:
     """The module imports the same ftvm as the monitor, wherever that was found, and nothing from the working folder."""
     root = str(Path(ftvm.__file__).parents[1])
@@ -89,7 +99,8 @@ class ModuleHandle:
         self.report: Report | None = None
         """The newest one: where it stands, if it stands still."""
         self._ready = False
-        with contextlib.ExitStack() as resources:
+        self._started_s = time.monotonic()
+        with contextlib.ExitStack() as resources, _refusals_of_the_host():
 
             def keep(fd: int) -> int:
                 resources.callback(os.close, fd)
@@ -176,7 +187,7 @@ class ModuleHandle:
         """Copy the image into its RAM, which is all zero."""
         image.fill(self._ram_fd)
 
-    def set_up(self, board: BoardConfig, start: Start | Snapshot, spins: int) -> None:
+    def set_up(self, board: BoardConfig, start: Snapshot, spins: int) -> None:
         """Tell it what it is. ``spins``: see SPINS in ftvm/machine.py."""
         setup = _encode(
             Setup(self.index, len(self._ram), board, start, spins, self._descriptors, jail.filter_program())
@@ -189,6 +200,10 @@ class ModuleHandle:
         if not self._ready and select.select([self._socket], [], [], 0)[0]:
             self.await_ready()
         return self._ready
+
+    def starting_left_s(self) -> float:
+        """Seconds that are left of all that a start can need; infinite when it takes commands already."""
+        return math.inf if self._ready else self._started_s + SETUP_TIMEOUT_S - time.monotonic()
 
     def await_ready(self) -> None:
         """Wait until the module takes commands. Raises EngineError or HostError when it never will."""

@@ -21,6 +21,7 @@ from typing import Protocol
 import msgspec
 import xxhash
 
+from ftvm.errors import EngineError, HostError
 from ftvm.module.link import CommandKind, Report, Snapshot
 from ftvm.monitor.compare import Difference, Divergence, compare
 from ftvm.monitor.epoch import Attempt, Epoch, EpochRunner, Result
@@ -154,7 +155,10 @@ class Recovery:
                 return self._restart(epoch)
             arbiter = None
             if len(witnesses) < 3:
-                arbiter = self._service.fresh()
+                try:
+                    arbiter = self._service.fresh()
+                except (EngineError, HostError):  # so there is nobody who could say who is right
+                    break
                 witnesses = [*witnesses, arbiter]
             results = self._again(witnesses, epoch, everywhere=True)
             alike = self._alike(results)
@@ -189,6 +193,8 @@ class Recovery:
             if results:
                 self._service.enlist(module)
                 return self._staged(results)
+        every = Difference("death", "every module", (f"the epoch ended {MAX_FRESH} fresh ones too",))
+        self._report(Divergence(self._image.position, (every,), (None,)), None, VERDICT_FAIL_STOP, recovered=False)
         raise FailStop
 
     # ---- what the steps are made of ----

@@ -2,10 +2,14 @@
 their epochs, and at a sync point it takes over the rest and joins. The pause is for what the last epochs changed.
 """
 
+import math
+import time
+
 from ftvm._native import ffi
-from ftvm.errors import HostError
+from ftvm.errors import FtvmError
+from ftvm.module.link import CommandKind
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.module_handle import ModuleHandle
+from ftvm.monitor.module_handle import ModuleHandle, ModuleLost
 from ftvm.units import PAGE_BYTES
 
 SLICE_PAGES = 256
@@ -13,6 +17,8 @@ SLICE_PAGES = 256
 JOIN_PAGES = 2048
 """As few pages may be copied while the others stand still: a few milliseconds."""
 
+ANSWER_S = 10.0
+"""For the last command before it joins, which takes no time."""
 MAX_ROUNDS = 20
 """Passes over RAM before a module joins all the same: the guest writes faster than we copy."""
 
@@ -27,6 +33,8 @@ class Resync:
         self._pending_buffer = ffi.from_buffer("uint8_t[]", self._pending, require_writable=True)
         self._next = 0
         self._rounds = 0
+        self._asked_s: float | None = None
+        self._answered = False
         image.mark_content(self._pending_buffer)
         self._total = self.pending_pages
 
@@ -40,15 +48,14 @@ class Resync:
         return 1.0 - min(1.0, self.pending_pages / self._total) if self._total else 1.0
 
     def copy_slice(self) -> bool:
-        """Copy a little, in the shadow of an epoch. False: there is nothing to do now."""
-        if not self._is_ready():
+        """Copy a little, in the shadow of an epoch. False: there was nothing to do."""
+        if not self._is_ready() or (self.nearly_done() and self.pending_pages <= JOIN_PAGES):
             return False
         last = len(self._pending)
         self._next = self._image.copy_pending(self.module.ram, self._pending_buffer, self._next, SLICE_PAGES)
         if self._next == last:
             self._next = 0
             self._rounds += 1
-            return self.pending_pages > JOIN_PAGES
         return True
 
     def committed(self) -> None:
@@ -61,14 +68,38 @@ class Resync:
 
     def can_join(self) -> bool:
         """What is left is little enough to be copied at this sync point, or will not become less."""
-        return self._is_ready() and (self.pending_pages <= JOIN_PAGES or self._rounds >= MAX_ROUNDS)
+        near = self.pending_pages <= JOIN_PAGES or self._rounds >= MAX_ROUNDS
+        return near and self._is_ready() and self._answers()
+
+    def left_s(self) -> float:
+        """Seconds until its module is taken for hung; 0 or less when it is, or is dead."""
+        if not self.module.alive:
+            return 0.0
+        if self._answered:
+            return math.inf
+        if self._asked_s is None:
+            return self.module.starting_left_s()
+        return self._asked_s + ANSWER_S - time.monotonic()
 
     def _is_ready(self) -> bool:
         try:
             return self.module.alive and self.module.is_ready()
-        except HostError:  # it ended while starting: whoever looks whether it lives hears of it
+        except FtvmError:  # it ended while starting, or cannot work: whoever looks whether it lives hears of it
             self.module.kill()
             return False
+
+    def _answers(self) -> bool:
+        """It did a command while nobody waited for it: one that hangs now would be a long pause."""
+        if self._asked_s is None:
+            self._asked_s = time.monotonic()
+            self.module.post(CommandKind.FLUSH_TLB)
+        if not self._answered and self.module.reported():
+            try:
+                self.module.collect()
+                self._answered = True
+            except ModuleLost:
+                self.module.kill()
+        return self._answered
 
     def finish(self) -> None:
         """At a sync point: copy what is left."""

@@ -1,12 +1,13 @@
 """The places for modules in the machine: who is in service, who left and why, who is on the way back."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from ftvm.errors import HostError, UsageError
+from ftvm.errors import EngineError, HostError, UsageError
 from ftvm.monitor.eventlog import (
     MODULE_FAILED,
     MODULE_FAULT,
@@ -20,6 +21,9 @@ from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.policing import Policing, Verdict
 from ftvm.monitor.resync import Resync
+
+RETRY_S = 10.0
+"""After the host refused a process or its memory."""
 
 
 class State(StrEnum):
@@ -68,7 +72,9 @@ class Service:
         self.resync: Resync | None = None
         self._returning: Slot | None = None
         self._told_progress = 0.0
+        self._fresh: list[ModuleHandle] = []
         self._retired: list[ModuleHandle] = []
+        self._refused_until_s = 0.0
         self._start_module = start_module
         self._image = image
         self._log = log
@@ -97,25 +103,31 @@ class Service:
             module = self.resync.module
             self._abandon_resync()
             try:
-                module.await_ready()
-            except HostError:  # it died on its way, as those did whom it is to replace
-                self._retire(module)
-            else:
-                return module
-        module = self._start_module(self._vacant().index if self._vacant_slots() else len(self.slots))
-        module.await_ready()
+                return self._ready(module)
+            except (EngineError, HostError):  # it died on its way, as those did whom it is to replace
+                pass
+        return self._ready(self._start_module(self._vacant().index if self._vacant_slots() else len(self.slots)))
+
+    def _ready(self, module: ModuleHandle) -> ModuleHandle:
+        self._fresh.append(module)
+        try:
+            module.await_ready()
+        except BaseException:
+            self.discard(module)
+            raise
         return module
 
     def enlist(self, module: ModuleHandle) -> None:
+        self._fresh.remove(module)
         slot = self.slots[module.index]
         slot.restarts += 1
         self._seat(slot, module)
         self._tell(MODULE_JOINED, slot, f"in service, {self._company()}")
 
     def discard(self, module: ModuleHandle) -> None:
+        if module in self._fresh:
+            self._fresh.remove(module)
         self._retire(module)
-        if self.resync is not None and self.resync.module is module:
-            self._abandon_resync()
 
     def fail(self, module: ModuleHandle, kind: str, how: str) -> None:
         """Death and hangs may have any cause, so the module may come back; a proven defect stays outside."""
@@ -153,24 +165,40 @@ class Service:
         self._tell(MODULE_PULLED, slot, f"out of service by hand; {self._company()}")
 
     def insert(self, index: int) -> None:
-        """Begin to bring a module back. Raises UsageError when it is in service or another one is on its way."""
+        """Begin to bring a module back. Raises UsageError when it is in service or another one is on its way, HostError
+        when the host refuses.
+        """
         slot = self.slot(index)
         if slot.handle is not None:
             raise UsageError(f"module {index} is in service already")
         if self._returning is not None:
             raise UsageError(f"module {self._returning.index} is on its way back", "one at a time")
+        self.resync = Resync(self._start_module(index), self._image)
         self._returning = slot
         self._told_progress = 0.0
-        self.resync = Resync(self._start_module(index), self._image)
         self._tell(MODULE_FILLING, slot, "its memory is being filled", done=0.0)
 
     def bring_back(self) -> None:
-        """Begin to bring back a module that left without a proven defect, if there is one."""
-        if self._returning is None:
-            for slot in self._vacant_slots():
-                if slot.may_return:
+        """Begin to bring back a module that left without a proven defect. When the host refuses, it is asked again."""
+        if self._returning is not None or time.monotonic() < self._refused_until_s:
+            return
+        for slot in self._vacant_slots():
+            if slot.may_return:
+                try:
                     self.insert(slot.index)
-                    return
+                except HostError as error:
+                    self._refused_until_s = time.monotonic() + RETRY_S
+                    self._tell(MODULE_FAILED, slot, f"cannot be started, trying again: {error.message}")
+                return
+
+    def attention_in_s(self) -> float | None:
+        """When to look at a module on its way back, or bring one back, though nothing happens; 0 or less is now."""
+        if self.resync is not None:
+            left_s = self.resync.left_s()
+            return left_s if math.isfinite(left_s) else None
+        if any(slot.may_return for slot in self._vacant_slots()):
+            return self._refused_until_s - time.monotonic()
+        return None
 
     # ---- the end of a resync ----
 
@@ -185,17 +213,18 @@ class Service:
         self._tell(MODULE_JOINED, slot, f"back in service, {self._company()}")
 
     def lose_returning(self) -> None:
-        """The module that was on its way back died."""
+        """The module that is on its way back died, or hangs."""
         assert self.resync is not None and self._returning is not None
-        if self._count(self._returning, "death") is Verdict.REMOVE:
+        kind, how = ("death", "died") if not self.resync.module.alive else ("hang", "got stuck")
+        if self._count(self._returning, kind) is Verdict.REMOVE:
             self._returning.may_return = False
-        self._tell(MODULE_FAILED, self._returning, "died on its way back")
+        self._tell(MODULE_FAILED, self._returning, f"{how} on its way back")
         self._retire(self.resync.module)
         self._abandon_resync()
 
     def close(self) -> None:
         """End all processes."""
-        for module in [*self.in_service, *self._retired]:
+        for module in [*self.in_service, *self._fresh, *self._retired]:
             module.close()
         if self.resync is not None:
             self.resync.module.close()

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from ftvm.boot.plan import BootPlan
 from ftvm.module.board import BoardConfig, unplugged
-from ftvm.module.link import Snapshot, Start
+from ftvm.module.link import Snapshot
+from ftvm.module.registers import reset_state, with_registers
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.savefile import SavedMachine
 
@@ -19,21 +20,23 @@ class StartState:
 
     guest: str
     board: BoardConfig
-    cpu: Start | Snapshot
+    snapshot: Snapshot
     fill: Callable[[VerifiedImage], None]
-    """Put RAM, and what is verified already beside it, into an image that is all zero. Raises UnusableFile."""
+    """Put RAM into an image that is all zero. Raises UnusableFile."""
     inputs: bytes = b""
     typed: bytes = b""
 
     @classmethod
     def boot(cls, guest: str, plan: BootPlan, board: BoardConfig) -> "StartState":
         """The reset of a machine in whose RAM an image was laid out."""
+        values = {**plan.registers, "cs.selector": plan.cs, "cs.base": plan.cs * 16, "rip": plan.ip}
+        snapshot = Snapshot(with_registers(reset_state(), values), unplugged(board).save())
 
         def fill(image: VerifiedImage) -> None:
             for segment in plan.segments:
                 image.write(segment.gpa, segment.data)
 
-        return cls(guest, board, Start(plan.cs, plan.ip, plan.registers), fill)
+        return cls(guest, board, snapshot, fill)
 
     @classmethod
     def resume(cls, saved: SavedMachine, *, stop_on: bytes | None, real_time: bool, interactive: bool) -> "StartState":
@@ -47,9 +50,4 @@ class StartState:
             changed.load(snapshot.board)
             changed.await_stop_text()
             snapshot = Snapshot(snapshot.arch, changed.save())
-
-        def fill(image: VerifiedImage) -> None:
-            saved.fill(image)
-            image.stand_at(snapshot.arch, snapshot.board)
-
-        return cls(state.guest, board, snapshot, fill, state.inputs, state.typed)
+        return cls(state.guest, board, snapshot, saved.fill, state.inputs, state.typed)

@@ -69,16 +69,28 @@ def test_a_poller_that_was_never_closed_gives_its_descriptor_back() -> None:
 
 def test_the_deadline_follows_the_longest_epoch() -> None:
     limits = Deadline()
-    assert limits.limit_s(None) == deadline.ALONE_S
+    assert limits.limit_s(1_000, None) == deadline.ALONE_S
     limits.observe(1.0)
     limits.observe(0.1)
-    assert limits.limit_s(None) == deadline.ALONE_TIMES
+    assert limits.limit_s(1_000, None) == deadline.ALONE_TIMES * deadline.MEMORY
+
+
+def test_a_host_that_once_stood_still_is_not_waited_for_long_ever_after() -> None:
+    limits = Deadline()
+    limits.observe(3600.0)
+    for _ in range(1_000):
+        limits.observe(0.02)
+    assert limits.limit_s(1_000, None) == deadline.ALONE_S
+
+
+def test_a_long_epoch_has_time_before_anything_is_known_of_the_guest() -> None:
+    assert Deadline().limit_s(10**10, None) > 1_000
 
 
 def test_a_module_that_is_behind_the_others_has_less_time() -> None:
     limits = Deadline()
-    assert limits.limit_s(0.01) == 0.01 + deadline.BEHIND_S
-    assert limits.limit_s(1.0) == 1.0 + deadline.BEHIND_TIMES
+    assert limits.limit_s(10**10, 0.01) == 0.01 + deadline.BEHIND_S
+    assert limits.limit_s(1_000, 1.0) == 1.0 + deadline.BEHIND_TIMES
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_what_is_saved_is_what_is_loaded(file: Path) -> None:
         expected = CONTENTS.get(page, b"").ljust(PAGE_BYTES, b"\0")
         assert image.ram[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] == expected
     assert list(image.contents()) == [(0, 2), (7, 1), (PAGES - 1, 1)]
-    image.stand_at(saved.state.snapshot.arch, saved.state.snapshot.board)
+    image.stand_at(saved.state.snapshot)
     assert image.position == POSITION
     image.close()
 
