@@ -98,6 +98,43 @@ class build_firmware(Command):
         return {}
 
 
+class build_benchmarks(Command):
+    """Put the benchmarks into the package as ``ftvm/benchmarks``, for ``ftvm bench``; a checkout has them beside it."""
+
+    description = "copy the benchmarks into the package"
+    user_options: ClassVar = []
+
+    def initialize_options(self) -> None:
+        self.build_lib = None
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("build_py", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        if self.editable_mode:
+            return
+        shutil.rmtree(self._folder(), ignore_errors=True)
+        self._folder().mkdir(parents=True)
+        for file in self._files():
+            shutil.copy(file, self._folder())
+
+    def _folder(self) -> Path:
+        return Path(self.build_lib) / "ftvm" / "benchmarks"
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in (ROOT / "benchmarks").iterdir() if path.suffix in (".py", ".md", ".toml"))
+
+    def get_source_files(self) -> list[str]:
+        return [str(path.relative_to(ROOT)) for path in self._files()]
+
+    def get_outputs(self) -> list[str]:
+        return [] if self.editable_mode else [str(self._folder() / path.name) for path in self._files()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
 class build_ext(_build_ext):
     """Build ``ftvm._native`` (native/build.py says from what)."""
 
@@ -109,12 +146,23 @@ class build_ext(_build_ext):
 
 
 class build(_build):
-    sub_commands: ClassVar = [("check_host", None), ("build_firmware", None), *_build.sub_commands]
+    sub_commands: ClassVar = [
+        ("check_host", None),
+        ("build_firmware", None),
+        ("build_benchmarks", None),
+        *_build.sub_commands,
+    ]
 
 
 setup(
     cffi_modules=["native/build.py:ffibuilder"],
-    cmdclass={"build": build, "build_ext": build_ext, "build_firmware": build_firmware, "check_host": check_host},
+    cmdclass={
+        "build": build,
+        "build_benchmarks": build_benchmarks,
+        "build_ext": build_ext,
+        "build_firmware": build_firmware,
+        "check_host": check_host,
+    },
     # cffi keeps to the limited API by itself; one wheel serves every later Python.
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -96,6 +96,7 @@ def test_the_installed_command_boots_a_kernel_in_lockstep(wheel: Path, environme
     ftvm = environment / "bin/ftvm"
     assert "hello" in run(ftvm, "guests", "list", cwd=environment)
     assert "Hello" in run(ftvm, "run", "hello", cwd=environment)
+    assert "faults" in run(ftvm, "bench", "--list", cwd=environment)
 
 
 FAKE_COMPILER = """#!/bin/sh

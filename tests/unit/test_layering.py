@@ -12,13 +12,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom to the top. Rooms on one line may know each other.
 LAYERS = (
-    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "screen", "_native"),
+    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "screen", "charts", "_native"),
     ("boot", "storage", "network"),
     ("module",),
     ("monitor",),
     ("control",),
     ("machine", "management"),
     ("guests", "terminal"),
+    ("campaign", "bench"),
     ("cli",),
     ("__main__",),
 )

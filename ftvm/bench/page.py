@@ -1,0 +1,75 @@
+"""The results of benchmarks as one HTML page.
+
+Every figure of a result is in a table: those with a median and a spread, side by side. What it has under
+``plots`` is drawn: {"title", "x", "y", "series": {name: [[x, y], ...]}} as lines, {"title", "x", "values": [...]} as a
+histogram.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ftvm import charts
+
+Document = Mapping[str, Any]
+
+
+def page(documents: Sequence[Document]) -> str:
+    """One section for each result."""
+    return charts.page("ftvm benchmarks", "\n".join(_section(document) for document in documents))
+
+
+def _section(document: Document) -> str:
+    host = document.get("host", {})
+    facts = (
+        f"ftvm {document.get('ftvm')}, Python {document.get('python')}; {host.get('cpu')}, {host.get('cores')} cores,"
+        f" Linux {host.get('kernel')}; load before {host.get('load_before')}, stolen {host.get('stolen')};"
+        f" {document.get('settings')}"
+    )
+    results = document.get("results", {})
+    plots = results.get("plots", [])
+    return "\n".join(
+        [
+            f"<h2>{escape(str(document.get('benchmark')))}</h2>",
+            f'<p class="note">{escape(facts)}</p>',
+            *_plots(plots),
+            *_tables({key: value for key, value in results.items() if key != "plots"}),
+        ]
+    )
+
+
+def _plots(plots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for plot in plots:
+        yield f"<h3>{escape(plot['title'])}</h3>"
+        if "series" in plot:
+            series = {name: [(x, y) for x, y in points] for name, points in plot["series"].items()}
+            yield charts.lines(series, plot["x"], plot["y"])
+        else:
+            yield charts.histogram(plot["values"], plot["x"])
+
+
+def _tables(results: Mapping[str, Any]) -> Iterator[str]:
+    """A table where all values are objects, a list of facts elsewhere."""
+    rows = {name: dict(_flat("", value)) for name, value in results.items() if isinstance(value, Mapping)}
+    heads = list(dict.fromkeys(key for row in rows.values() for key in row))
+    if rows:
+        cells = [[name, *(_text(row.get(head, "")) for head in heads)] for name, row in rows.items()]
+        yield charts.table(["", *heads], cells)
+    rest = [[name, _text(value)] for name, value in results.items() if not isinstance(value, Mapping)]
+    if rest:
+        yield charts.table(["", ""], rest)
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A spread becomes one cell; any other object its members."""
+    if isinstance(value, Mapping) and not {"median", "min", "max"} <= set(value):
+        for key, below in value.items():
+            yield from _flat(f"{path} {key}".strip(), below)
+    else:
+        yield path, value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['median']:,} ({value['min']:,} to {value['max']:,})"
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
