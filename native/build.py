@@ -22,6 +22,13 @@ REPLACED = [  # linked as __wrap_NAME wherever another object calls NAME; see na
         f"{name}_x86_64"
         for name in (
             "helper_check_exit_request",
+            "gen_intermediate_code",
+            "get_page_addr_code",
+            "cpu_ldub_code",
+            "cpu_lduw_code",
+            "cpu_ldl_code",
+            "cpu_ldq_code",
+            "helper_reset_rf",
             "tcg_gen_callN",
             "x86_cpu_tlb_fill",
             "tlb_set_page_with_attrs",

@@ -80,24 +80,88 @@ static bool awake(ft_cpu *cpu)
     return !cpu->halted;
 }
 
+static int run_engine(ft_cpu *cpu)
+{
+    cpu->stop = FT_STOP_NONE;
+    ft_engine_limit_changed(cpu);
+    return ft_engine_run(cpu) == 0 ? cpu->stop : FT_STOP_ENGINE;
+}
+
+/* What the caller is told that the CPU stopped for; a request is met then. */
+static int result(ft_cpu *cpu, int stop)
+{
+    if (stop == FT_STOP_REQUEST) {
+        cpu->stop_requested = false;
+    }
+    return stop;
+}
+
+/* Run `instructions` of the block at hand. FT_STOP_POSITION: they, or the block, are done. */
+static int run_piece(ft_cpu *cpu, uint32_t instructions)
+{
+    cpu->stop = FT_STOP_NONE;
+    if (ft_engine_run_piece(cpu, instructions) != 0) {
+        return FT_STOP_ENGINE;
+    }
+    return cpu->stop == FT_STOP_HALT && awake(cpu) ? FT_STOP_POSITION : cpu->stop;
+}
+
 int ft_cpu_run(ft_cpu *cpu, uint64_t position)
 {
     cpu->limit = position;
     cpu->error[0] = '\0';
-    while (awake(cpu)) {
-        cpu->stop = FT_STOP_NONE;
-        ft_engine_limit_changed(cpu);
-        if (ft_engine_run(cpu) != 0) {
-            return FT_STOP_ENGINE;
+    if (ft_engine_instructions_left(cpu)) {
+        int stop = run_piece(cpu, ft_engine_instructions_left(cpu));
+        if (stop != FT_STOP_POSITION) {
+            return stop;
         }
-        if (cpu->stop != FT_STOP_HALT) {
-            if (cpu->stop == FT_STOP_REQUEST) {
-                cpu->stop_requested = false;
-            }
-            return cpu->stop;
+    }
+    while (awake(cpu)) {
+        int stop = run_engine(cpu);
+        if (stop != FT_STOP_HALT) {
+            return result(cpu, stop);
         }
     }
     return FT_STOP_HALT;
+}
+
+int ft_cpu_step(ft_cpu *cpu)
+{
+    int stop = FT_STOP_POSITION;
+
+    cpu->error[0] = '\0';
+    if (!awake(cpu)) {
+        return FT_STOP_HALT;
+    }
+    do {
+        if (!ft_engine_instructions_left(cpu)) {
+            cpu->stop = FT_STOP_NONE;
+            if (ft_engine_enter(cpu) != 0) {
+                return FT_STOP_ENGINE;
+            }
+            stop = cpu->stop;
+        }
+        if (ft_engine_instructions_left(cpu)) {
+            stop = run_piece(cpu, 1);
+        }
+    } while (ft_engine_restarting(cpu));
+    if (stop != FT_STOP_POSITION || ft_engine_instructions_left(cpu)) {
+        return result(cpu, stop);
+    }
+    /* The block is done. To stand at the next one as ft_cpu_run() does, look for it: that may fault. */
+    cpu->limit = ft_engine_position(cpu);
+    stop = run_engine(cpu);
+    return result(cpu, stop == FT_STOP_POSITION && cpu->stop_requested ? FT_STOP_REQUEST : stop);
+}
+
+uint32_t ft_cpu_instruction(const ft_cpu *cpu)
+{
+    return ft_engine_instructions_done(cpu);
+}
+
+uint32_t ft_cpu_instructions_left(const ft_cpu *cpu)
+{
+    return ft_engine_instructions_left(cpu);
 }
 
 const char *ft_cpu_error(const ft_cpu *cpu)
@@ -213,6 +277,7 @@ void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch)
 {
     cpu->stop_requested = false;
     cpu->interrupt_line = false;
+    ft_engine_forget_block(cpu);
     load_state(cpu, arch);
     ft_engine_flush_tlb(cpu);
 }

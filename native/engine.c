@@ -24,6 +24,8 @@
  *  - tlb_reset_dirty_by_vaddr: a scan of the TLB for each translated block, not needed here.
  *  - gettimeofday: sizes the TLB by the host's clock.
  *  - cpu_watchpoint_address_matches, cpu_check_watchpoint: data breakpoints are cut out.
+ *  - gen_intermediate_code: tells the block that is being translated, for the code at its start.
+ *  - get_page_addr_code, cpu_ld*_code, helper_reset_rf: a block that is run in pieces, see "Stepping".
  *  - update_mxcsr_status: mistakes one FPU for the other.
  *  - the helpers that load flags: the moments at which a waiting interrupt can become due.
  *  - the helpers of privileged instructions: Unicorn's know nothing of SYSCALL, unknown MSRs, I/O
@@ -125,9 +127,14 @@ enum {
     ENV_COUNTDOWN = 0x14d8, /* system_time_msr */
     ENV_OWNER = 0x14e8,     /* steal_time_msr */
 
+    TB_PC = 0x0, /* linear */
+    TB_SIZE = 0x14,
+    TB_ICOUNT = 0x16,
     TB_CFLAGS = 0x18,
     TB_CFLAGS_COUNT = 0x7fff, /* how many instructions the block may have, 0 for any number */
-    TB_PAGE_ADDR = 0x48,      /* uint64_t[2] */
+    TB_CFLAGS_PIECE =
+        0x8000, /* Unicorn's CF_LAST_IO: part of what blocks are told apart by, and used for nothing */
+    TB_PAGE_ADDR = 0x48, /* uint64_t[2], the second -1 for a block on one page */
 
     TCG_CPU_ENV = 0x98f0,
     TCG_UC = 0x9970,
@@ -188,13 +195,13 @@ struct uc_struct;
 void *tcg_temp_new_internal_x86_64(void *tcg, int type, bool local);
 void tcg_temp_free_internal_x86_64(void *tcg, void *temp);
 void *tcg_const_i64_x86_64(void *tcg, int64_t value);
-void *tcg_const_i32_x86_64(void *tcg, int32_t value);
 void *gen_new_label_x86_64(void *tcg);
 void tcg_gen_op1_x86_64(void *tcg, int opcode, uintptr_t a);
 void tcg_gen_op3_x86_64(void *tcg, int opcode, uintptr_t a, uintptr_t b, uintptr_t c);
 void tcg_gen_addi_i64_x86_64(void *tcg, void *result, void *a, int64_t b);
 void tcg_gen_brcondi_i64_x86_64(void *tcg, int condition, void *a, int64_t b, void *label);
 void *tcg_tb_lookup_x86_64(void *tcg, uintptr_t host_pc);
+void page_collection_unlock_x86_64(void *pages);
 
 void tlb_init_x86_64(void *cpu);
 void tlb_flush_x86_64(void *cpu);
@@ -222,6 +229,13 @@ void x86_cpu_do_interrupt_x86_64(void *cpu);
 
 uint32_t cpu_ldub_code_x86_64(void *env, uint64_t address);
 
+void __real_gen_intermediate_code_x86_64(void *cpu, void *block, int max_instructions);
+uint64_t __real_get_page_addr_code_x86_64(void *env, uint64_t address);
+uint32_t __real_cpu_ldub_code_x86_64(void *env, uint64_t address);
+uint32_t __real_cpu_lduw_code_x86_64(void *env, uint64_t address);
+uint32_t __real_cpu_ldl_code_x86_64(void *env, uint64_t address);
+uint64_t __real_cpu_ldq_code_x86_64(void *env, uint64_t address);
+void __real_helper_reset_rf_x86_64(void *env);
 void __real_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, void **args);
 bool __real_x86_cpu_tlb_fill_x86_64(void *cpu, uint64_t address, int size, int access, int mmu_index,
                                     bool probe, uintptr_t host_pc);
@@ -252,6 +266,15 @@ void __real_qemu_system_reset_request(void *uc);
 
 /* ---- State of one engine ------------------------------------------------------------------------------------ */
 
+/* The block that is being run in pieces. */
+typedef struct {
+    uint64_t pc;       /* linear */
+    uint64_t pages[2]; /* where it lies in RAM; FT_NO_RAM for a page that it has not */
+    uint32_t bytes;
+    bool alone;          /* a restart as a block of one instruction */
+    uint32_t done, left; /* instructions; none is left outside a block */
+} stepped_block;
+
 typedef struct ft_engine {
     uc_engine *uc;
     char *cpu; /* Unicorn's CPUState */
@@ -266,6 +289,14 @@ typedef struct ft_engine {
     int fill_access;
     uint64_t soft_interrupt_eip; /* of the INT n that is being delivered */
 
+    const char *translating; /* the block that is being translated */
+
+    stepped_block block;
+    bool entering;   /* leave the next block between its count and its first instruction */
+    bool in_piece;   /* a piece is being run: leave at whatever block comes behind it */
+    bool finding;    /* and it has not begun: it is being looked up or translated */
+    bool last_piece; /* it goes to the end of its block */
+
     uint32_t data_breakpoints_hit; /* bits 0..3 as in DR6; the trap is due at the next block entry */
 
     uint64_t last_stored_page;
@@ -273,6 +304,7 @@ typedef struct ft_engine {
     uint8_t *drops;    /* per page: how often its code was dropped, up to DROPS_BEFORE_PRECISE */
 } ft_engine;
 
+#define FT_NO_RAM UINT64_MAX
 #define FIELD(base, offset, type) (*(type *)((char *)(base) + (offset)))
 #define COUNTDOWN(env) FIELD(env, ENV_COUNTDOWN, int64_t)
 #define HOST_PC() ((uintptr_t)__builtin_return_address(0))
@@ -356,7 +388,8 @@ static bool interrupt_due(const ft_cpu *cpu)
 
 static void arm_from(ft_cpu *cpu, uint64_t position)
 {
-    bool poll = cpu->stop_requested || cpu->force_count || interrupt_due(cpu) || cpu->limit < position;
+    bool poll = cpu->stop_requested || cpu->force_count || interrupt_due(cpu) || cpu->limit < position ||
+                cpu->engine->entering || cpu->engine->in_piece;
 
     arm(cpu->engine, position, poll ? position : cpu->limit);
 }
@@ -438,21 +471,33 @@ static void apply_forces(ft_cpu *cpu, uintptr_t host_pc)
     cpu_loop_exit_noexc_x86_64(engine->cpu);
 }
 
-/* Called at the start of a block when the countdown has run below zero; counts the block or leaves before it. */
-void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
+static void begin_piece(ft_cpu *cpu);
+static void note_block(ft_engine *engine, const char *block);
+
+/*
+ * Called at the start of a block when the countdown has run below zero; counts the block or leaves before it. Our
+ * caller says which block it is, where Unicorn's says that there is no delay slot.
+ */
+void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
 {
     ft_cpu *cpu = owner_of_uc(uc);
     ft_engine *engine = cpu->engine;
     uint64_t position = ft_engine_position(cpu) - 1; /* before this block */
     int vector;
 
-    (void)in_delay_slot;
+    if (FIELD(block, TB_CFLAGS, const uint32_t) & TB_CFLAGS_PIECE) {
+        begin_piece(cpu);
+        return;
+    }
     /*
      * A block that modified itself, or met a data breakpoint, is restarted there as a block of one instruction. Whether
      * that happens must not depend on where we stop, and after a stop here a longer block would be translated. So go on.
      */
     if (position != engine->restart_position) {
         arm(engine, position, position);
+        if (engine->in_piece) { /* it went straight to the next block */
+            leave(cpu, FT_STOP_POSITION, HOST_PC());
+        }
         if (cpu->force_count) {
             apply_forces(cpu, HOST_PC());
         }
@@ -461,7 +506,7 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
             engine->data_breakpoints_hit = 0;
             deliver(cpu, FT_VECTOR_DB, false, HOST_PC());
         }
-        if (position >= cpu->limit) {
+        if (position >= cpu->limit && !engine->entering) {
             leave(cpu, FT_STOP_POSITION, HOST_PC());
         }
         if (cpu->stop_requested) {
@@ -472,6 +517,29 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, uint32_t in_delay_slot)
         }
     }
     arm_from(cpu, position + 1);
+    if (engine->entering) {
+        note_block(engine, block);
+        leave(cpu, FT_STOP_POSITION, HOST_PC());
+    }
+}
+
+void __wrap_gen_intermediate_code_x86_64(void *cs, void *block, int max_instructions)
+{
+    owner_of_cpu(cs)->engine->translating = block;
+    __real_gen_intermediate_code_x86_64(cs, block, max_instructions);
+}
+
+/* The call to the above, with constants of its own: the caller's do not live across a branch. */
+static void emit_block_entry(void *tcg, void *function, const char *block)
+{
+    char *context = tcg;
+    char *uc = context + (uintptr_t)tcg_const_i64_x86_64(tcg, FIELD(tcg, TCG_UC, int64_t));
+    char *entered = context + (uintptr_t)tcg_const_i64_x86_64(tcg, (intptr_t)block);
+    void *own[2] = {uc, entered};
+
+    __real_tcg_gen_callN_x86_64(tcg, function, NULL, 2, own);
+    tcg_temp_free_internal_x86_64(tcg, entered);
+    tcg_temp_free_internal_x86_64(tcg, uc);
 }
 
 /* Emits the countdown around the call that Unicorn emits at the start of each block. */
@@ -479,6 +547,11 @@ void __wrap_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int co
 {
     if (function != (void *)__wrap_helper_check_exit_request_x86_64) {
         __real_tcg_gen_callN_x86_64(tcg, function, result, count, args);
+        return;
+    }
+    const char *block = owner_of_uc(FIELD(tcg, TCG_UC, void *))->engine->translating;
+    if (FIELD(block, TB_CFLAGS, const uint32_t) & TB_CFLAGS_PIECE) {
+        emit_block_entry(tcg, function, block);
         return;
     }
     /* A TCGv is the offset of its temporary from the context; operands of operations are pointers. */
@@ -493,13 +566,7 @@ void __wrap_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int co
     tcg_gen_op3_x86_64(tcg, OP_ST_I64, (uintptr_t)counter, env, ENV_COUNTDOWN);
     tcg_gen_brcondi_i64_x86_64(tcg, TCG_COND_GE, counter_v, 0, label);
     tcg_temp_free_internal_x86_64(tcg, counter);
-    /* The caller's constants do not live across the branch: the call needs its own. */
-    char *uc = context + (uintptr_t)tcg_const_i64_x86_64(tcg, FIELD(tcg, TCG_UC, int64_t));
-    char *slot = context + (uintptr_t)tcg_const_i32_x86_64(tcg, 0);
-    void *own[2] = {uc, slot};
-    __real_tcg_gen_callN_x86_64(tcg, function, NULL, 2, own);
-    tcg_temp_free_internal_x86_64(tcg, slot);
-    tcg_temp_free_internal_x86_64(tcg, uc);
+    emit_block_entry(tcg, function, block);
     *(uint32_t *)label |= 1; /* "present" */
     tcg_gen_op1_x86_64(tcg, OP_SET_LABEL, (uintptr_t)label);
 }
@@ -622,9 +689,29 @@ void __wrap_tlb_unprotect_code_x86_64(void *uc, uint64_t ram_address)
     __real_tlb_unprotect_code_x86_64(uc, ram_address);
 }
 
+static bool stepped_block_on(const stepped_block *block, uint64_t page);
+static bool stepped_block_at(const stepped_block *block, uint64_t ram_address, uint64_t bytes);
+
+/*
+ * Go back to the instruction that is at `host_pc`, and run it as a block of its own. Unicorn does so when a block of more
+ * than one instruction stores to itself, or when an access in it must be looked at.
+ */
+static void __attribute__((noreturn)) restart_alone(ft_cpu *cpu, uintptr_t host_pc)
+{
+    ft_engine *engine = cpu->engine;
+
+    engine->restart_position = ft_engine_position(cpu);
+    FIELD(engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = 1;
+    cpu_restore_state_x86_64(engine->cpu, host_pc, true);
+    cpu_loop_exit_noexc_x86_64(engine->cpu);
+}
+
 /* Does the running block lie on the page, wholly or in part? */
 static bool running_on(ft_engine *engine, uint64_t page, uintptr_t host_pc)
 {
+    if (engine->in_piece) {
+        return stepped_block_on(&engine->block, page);
+    }
     char *block = host_pc ? tcg_tb_lookup_x86_64(engine->tcg, host_pc) : NULL;
 
     return block && (FIELD(block, TB_PAGE_ADDR, uint64_t) >> FT_PAGE_SHIFT == page ||
@@ -647,6 +734,11 @@ void __wrap_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t 
     /* Drops the blocks that overlap the store. Does not return when the running block is one of them. */
     engine->restart_position = ft_engine_position(cpu);
     __real_tb_invalidate_phys_page_fast_x86_64(uc, pages, start, length, host_pc);
+    if (engine->in_piece && !engine->block.alone &&
+        stepped_block_at(&engine->block, start, (uint64_t)length)) {
+        page_collection_unlock_x86_64(pages);
+        restart_alone(cpu, host_pc);
+    }
     engine->restart_position = FT_NO_POSITION;
     /*
      * Drop the rest of the page's blocks too, so that the page can leave the slow path: it is most likely
@@ -816,11 +908,9 @@ void __wrap_cpu_check_watchpoint_x86_64(void *cs, uint64_t address, uint64_t byt
     if (!block) {
         return;
     }
-    if ((FIELD(block, TB_CFLAGS, uint32_t) & TB_CFLAGS_COUNT) != 1) {
-        engine->restart_position = ft_engine_position(cpu);
-        FIELD(cs, CPU_CFLAGS_NEXT_TB, uint32_t) = 1;
-        cpu_restore_state_x86_64(cs, host_pc, true);
-        cpu_loop_exit_noexc_x86_64(cs);
+    if (!(engine->in_piece ? engine->block.alone
+                           : (FIELD(block, TB_CFLAGS, uint32_t) & TB_CFLAGS_COUNT) == 1)) {
+        restart_alone(cpu, host_pc);
     }
     engine->data_breakpoints_hit |= met;
     ft_engine_poll_next_block(cpu);
@@ -1204,6 +1294,7 @@ static void on_exception(uc_engine *uc, uint32_t vector, void *owner)
     if (FIELD(engine->env, ENV_EXCEPTION_IS_INT, int32_t)) {
         FIELD(engine->env, ENV_EIP, uint64_t) = engine->soft_interrupt_eip;
     }
+    engine->block.left = 0;
     engine->data_breakpoints_hit = 0; /* the instruction did not complete */
     before_flags_load(engine->env);   /* a task gate */
     x86_cpu_do_interrupt_x86_64(engine->cpu);
@@ -1398,6 +1489,190 @@ int ft_engine_run(ft_cpu *cpu)
         return 0;
     }
     return -1;
+}
+
+/* ---- Stepping ------------------------------------------------------------------------------------------------ */
+
+/*
+ * To stop inside a block, it is entered and counted as ever but left again before its first instruction, and then run
+ * in pieces: blocks of so many instructions, of a kind of their own. A piece is not counted, and nothing is looked at
+ * before it. Whatever a block of one go does as a whole must not happen, or happen once, when it is run in pieces:
+ *
+ *  - A piece is found and translated in the RAM in which the block was found, not through the TLB, which may have lost the
+ *    block's pages since: filling it again would set accessed bits.
+ *  - The resume flag lasts to the end of the block.
+ *  - A store to the block, or an access that meets a data breakpoint, restarts its instruction as a block of its own,
+ *    which counts; so it does when the piece that stores is of one instruction, or is not stored to.
+ *
+ * Where the block ends was decided when it was translated as a whole, so the last piece has as many instructions as
+ * are left. Whatever else ends it, an exception or a restart, ends it in the same place.
+ */
+
+static void note_block(ft_engine *engine, const char *block)
+{
+    const uint64_t *pages = &FIELD(block, TB_PAGE_ADDR, const uint64_t);
+
+    engine->block = (stepped_block){
+        .pc = FIELD(block, TB_PC, const uint64_t),
+        .pages = {pages[0], pages[1]},
+        .bytes = FIELD(block, TB_SIZE, const uint16_t),
+        .alone = (FIELD(block, TB_CFLAGS, const uint32_t) & TB_CFLAGS_COUNT) == 1,
+        .left = FIELD(block, TB_ICOUNT, const uint16_t),
+    };
+}
+
+/* At the start of its code: come back when it ends. */
+static void begin_piece(ft_cpu *cpu)
+{
+    cpu->engine->finding = false;
+    cpu->stop = FT_STOP_POSITION;
+    uc_emu_stop(cpu->engine->uc);
+    FIELD(cpu->engine->cpu, CPU_TCG_EXIT_REQ, uint32_t) = 0;
+}
+
+static uint64_t bytes_on_first_page(const stepped_block *block)
+{
+    uint64_t room = FT_PAGE_BYTES - block->pc % FT_PAGE_BYTES;
+
+    return block->bytes < room ? block->bytes : room;
+}
+
+static bool stepped_block_on(const stepped_block *block, uint64_t page)
+{
+    return block->pages[0] >> FT_PAGE_SHIFT == page || block->pages[1] >> FT_PAGE_SHIFT == page;
+}
+
+/* Does the block have one of `bytes` bytes at `ram_address`, all on one page? */
+static bool stepped_block_at(const stepped_block *block, uint64_t ram_address, uint64_t bytes)
+{
+    uint64_t first = bytes_on_first_page(block);
+    uint64_t start = block->pages[0] + block->pc % FT_PAGE_BYTES;
+
+    return (ram_address < start + first && start < ram_address + bytes) ||
+           (block->pages[1] != FT_NO_RAM && ram_address < block->pages[1] + block->bytes - first &&
+            block->pages[1] < ram_address + bytes);
+}
+
+/* Where the linear address lies in RAM, if it is on one of the block's pages. */
+static uint64_t block_ram(const stepped_block *block, uint64_t address)
+{
+    uint64_t page = (address >> FT_PAGE_SHIFT) - (block->pc >> FT_PAGE_SHIFT);
+
+    return page < 2 && block->pages[page] != FT_NO_RAM ? block->pages[page] + address % FT_PAGE_BYTES
+                                                       : FT_NO_RAM;
+}
+
+uint64_t __wrap_get_page_addr_code_x86_64(void *env, uint64_t address)
+{
+    const ft_engine *engine = owner_of_env(env)->engine;
+    uint64_t at = engine->finding ? block_ram(&engine->block, address) : FT_NO_RAM;
+
+    return at != FT_NO_RAM ? at : __real_get_page_addr_code_x86_64(env, address);
+}
+
+static bool read_block(void *env, uint64_t address, void *value, uint32_t bytes)
+{
+    const ft_cpu *cpu = owner_of_env(env);
+
+    if (!cpu->engine->finding) {
+        return false;
+    }
+    for (uint32_t i = 0; i < bytes; i++) {
+        uint64_t at = block_ram(&cpu->engine->block, address + i);
+        if (at == FT_NO_RAM) {
+            return false;
+        }
+        ((uint8_t *)value)[i] = cpu->ram[at];
+    }
+    return true;
+}
+
+uint32_t __wrap_cpu_ldub_code_x86_64(void *env, uint64_t address)
+{
+    uint8_t value;
+
+    return read_block(env, address, &value, 1) ? value : __real_cpu_ldub_code_x86_64(env, address);
+}
+
+uint32_t __wrap_cpu_lduw_code_x86_64(void *env, uint64_t address)
+{
+    uint16_t value;
+
+    return read_block(env, address, &value, 2) ? value : __real_cpu_lduw_code_x86_64(env, address);
+}
+
+uint32_t __wrap_cpu_ldl_code_x86_64(void *env, uint64_t address)
+{
+    uint32_t value;
+
+    return read_block(env, address, &value, 4) ? value : __real_cpu_ldl_code_x86_64(env, address);
+}
+
+uint64_t __wrap_cpu_ldq_code_x86_64(void *env, uint64_t address)
+{
+    uint64_t value;
+
+    return read_block(env, address, &value, 8) ? value : __real_cpu_ldq_code_x86_64(env, address);
+}
+
+void __wrap_helper_reset_rf_x86_64(void *env)
+{
+    const ft_engine *engine = owner_of_env(env)->engine;
+
+    if (!engine->in_piece || engine->last_piece) {
+        __real_helper_reset_rf_x86_64(env);
+    }
+}
+
+uint32_t ft_engine_instructions_done(const ft_cpu *cpu)
+{
+    return cpu->engine->block.left ? cpu->engine->block.done : 0;
+}
+
+uint32_t ft_engine_instructions_left(const ft_cpu *cpu)
+{
+    return cpu->engine->block.left;
+}
+
+bool ft_engine_restarting(const ft_cpu *cpu)
+{
+    return cpu->engine->restart_position == ft_engine_position(cpu);
+}
+
+void ft_engine_forget_block(ft_cpu *cpu)
+{
+    cpu->engine->block = (stepped_block){0};
+    cpu->engine->data_breakpoints_hit = 0;
+    FIELD(cpu->engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = UINT32_MAX;
+}
+
+int ft_engine_enter(ft_cpu *cpu)
+{
+    cpu->engine->entering = true;
+    ft_engine_limit_changed(cpu);
+    int result = ft_engine_run(cpu);
+    cpu->engine->entering = false;
+    return result;
+}
+
+int ft_engine_run_piece(ft_cpu *cpu, uint32_t instructions)
+{
+    ft_engine *engine = cpu->engine;
+
+    engine->in_piece = engine->finding = true;
+    engine->last_piece = instructions == engine->block.left;
+    FIELD(engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = instructions | TB_CFLAGS_PIECE;
+    ft_engine_limit_changed(cpu);
+    int result = ft_engine_run(cpu);
+    engine->in_piece = engine->finding = false;
+    if (result != 0 || ft_engine_restarting(cpu)) {
+        engine->block.left = 0;
+    }
+    if (engine->block.left) {
+        engine->block.done += instructions;
+        engine->block.left -= instructions;
+    }
+    return result;
 }
 
 /* ---- Opening ------------------------------------------------------------------------------------------------- */

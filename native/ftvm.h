@@ -106,6 +106,16 @@ void ft_cpu_reset_state(ft_arch *arch);
 
 /* Run until `position` at the latest; returns FT_STOP_*. Stops at block entries only. */
 int ft_cpu_run(ft_cpu *cpu, uint64_t position);
+/*
+ * Run one instruction of the block at hand, or take the exception that it meets; a block that is about to begin is
+ * entered first, or the interrupt taken that is due before it. FT_STOP_POSITION: done; FT_STOP_REQUEST: done, and a
+ * device called ft_cpu_request_stop(). Where the blocks end, and so every position, is the same as without stepping.
+ * Inside a block ft_cpu_run() runs to its end first, and ft_arch has a position that counts it.
+ */
+int ft_cpu_step(ft_cpu *cpu);
+/* Of the block that was entered last: instructions done, and still to come. Both are 0 at a block entry. */
+uint32_t ft_cpu_instruction(const ft_cpu *cpu);
+uint32_t ft_cpu_instructions_left(const ft_cpu *cpu);
 const char *ft_cpu_error(const ft_cpu *cpu);
 
 /* For devices, also during a callback. */
@@ -184,7 +194,7 @@ typedef struct {
     uint32_t output_bytes;
     uint32_t detail_bytes;
     uint32_t written_count; /* pages in the dirty log */
-    uint32_t reserved;
+    uint32_t instruction;   /* instructions done in the block at `position`, 0 at its entry */
     uint64_t position;
     uint64_t wake_ns;
     ft_arch arch;

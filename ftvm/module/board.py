@@ -46,7 +46,7 @@ from ftvm.module.chips.vga import Vga
 from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
 from ftvm.module.chips.virtio_pci import VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript, Text
-from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, Devices
+from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
 from ftvm.module.events import (
     ConsoleIn,
     ConsoleOut,
@@ -118,6 +118,8 @@ class Processor(Protocol):
     def tsc(self) -> Callable[[], int]: ...
     def connect(self, devices: Devices) -> None: ...
     def run(self, position: int) -> int: ...
+    def step(self) -> int: ...
+    def instruction(self) -> int: ...
     def error(self) -> str: ...
     def interrupts_enabled(self) -> bool: ...
     def request_stop(self) -> None: ...
@@ -206,6 +208,7 @@ class Board:
         self._exiting = False
         self._kicked = False
         self._running = False
+        self._jumps = 0  # of virtual time, in the running epoch
         self._limit = 0  # of the running cpu.run()
         self._byte_ports: dict[int, _Place] = {}
         self._wide_ports: dict[int, _Place] = {}  # 16- and 32-bit accesses that must not be split
@@ -477,27 +480,58 @@ class Board:
     # ---- running ----
 
     def run(self, until: int) -> Stop:
-        """Run one epoch: to position ``until``, or until something happens that the monitor must see."""
+        """Run one epoch: to position ``until``, or until something happens that the monitor must see.
+
+        From inside a block to its end at least.
+        """
         cpu = self._cpu
-        jumps = 0
-        while cpu.position() < until:
+        self._jumps = 0
+        while cpu.position() < until or cpu.instruction():
             stop = self._run_cpu(until)
-            acted = self._advance_chips()
-            if self._exiting:
-                self._exiting = False
-                return Stop(StopKind.EXIT)
-            if stop == STOP_CRASH:
-                return Stop(StopKind.CRASH, detail=cpu.error())
-            if stop == STOP_ENGINE:
-                return Stop(StopKind.ENGINE, detail=cpu.error())
-            if self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES or self._watched_text_came():
-                return Stop(StopKind.OUTPUT)
-            if stop == STOP_HALT and not acted and cpu.position() < until:
-                waits = self._wait(jumps)
-                if waits is not None:
-                    return waits
-                jumps += 1
+            if (ends := self._look(stop, cpu.position() < until)) is not None:
+                return ends
         return Stop(StopKind.POSITION)
+
+    def step(self, count: int) -> Stop:
+        """Run ``count`` instructions, one at a time, or until something happens as in ``run``.
+
+        An exception or interrupt that is taken instead of an instruction counts as one. Chips act between blocks, as
+        they do in ``run``.
+        """
+        cpu = self._cpu
+        self._jumps = 0
+        while count:
+            event = None if cpu.instruction() else self._event_position()
+            if event is not None and event <= cpu.position():
+                stop = STOP_POSITION
+            else:
+                before = cpu.position(), cpu.instruction()
+                stop = cpu.step()
+                count -= (cpu.position(), cpu.instruction()) != before
+            if not cpu.instruction() and (ends := self._look(stop, count > 0)) is not None:
+                return ends
+        return Stop(StopKind.POSITION)
+
+    def _look(self, stop: int, more: bool) -> Stop | None:
+        """At a block entry at which the CPU stopped: let chips act, and say whether the epoch ends for it.
+
+        ``more``: the CPU is to go on, so that virtual time may jump where it waits.
+        """
+        acted = self._advance_chips()
+        if self._exiting:
+            self._exiting = False
+            return Stop(StopKind.EXIT)
+        if stop == STOP_CRASH:
+            return Stop(StopKind.CRASH, detail=self._cpu.error())
+        if stop == STOP_ENGINE:
+            return Stop(StopKind.ENGINE, detail=self._cpu.error())
+        if self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES or self._watched_text_came():
+            return Stop(StopKind.OUTPUT)
+        if stop == STOP_HALT and not acted and more:
+            waits = self._wait()
+            self._jumps += 1
+            return waits
+        return None
 
     def put(self, inputs: list[Input]) -> None:
         """Take inputs, in their order; between two runs."""
@@ -612,7 +646,7 @@ class Board:
                 acted = True
         return acted
 
-    def _wait(self, jumps: int) -> Stop | None:
+    def _wait(self) -> Stop | None:
         """At HLT: let virtual time jump to the next event, or say why it cannot."""
         nmi_possible = self._lapic.nmi_possible() or self._ioapic.nmi_possible()
         if not self._cpu.interrupts_enabled() and not nmi_possible:
@@ -622,7 +656,7 @@ class Board:
         if wake_ns is None:
             served_later = self._config.real_time and self.devices
             return Stop(StopKind.IDLE if self._config.interactive or served_later else StopKind.HALTED)
-        if self._outputs or self._text or jumps >= JUMPS_PER_RUN:
+        if self._outputs or self._text or self._jumps >= JUMPS_PER_RUN:
             return Stop(StopKind.IDLE, wake_ns)
         event_ns = self._next_event_ns()
         to_ns = wake_ns if event_ns is None else min(wake_ns, event_ns)

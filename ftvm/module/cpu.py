@@ -73,11 +73,28 @@ class Cpu:
 
     def run(self, position: int) -> int:
         """Run until ``position`` at the latest; returns one of STOP_*."""
-        stop: int = lib.ft_cpu_run(self._cpu, position)
+        return self._checked(lib.ft_cpu_run(self._cpu, position))
+
+    def _checked(self, stop: int) -> int:
         if self._raised is not None:
             raised, self._raised = self._raised, None
             raise raised
         return stop
+
+    def step(self) -> int:
+        """Run one instruction, or take the exception or interrupt that comes instead; returns one of STOP_*.
+
+        It stops inside blocks; ``instruction`` says where. A ``run`` from there goes to the block's end first.
+        """
+        return self._checked(lib.ft_cpu_step(self._cpu))
+
+    def instruction(self) -> int:
+        """Instructions done in the block that was entered last; 0 at a block entry."""
+        return int(lib.ft_cpu_instruction(self._cpu))
+
+    def instructions_left(self) -> int:
+        """Instructions of that block still to come; 0 at a block entry."""
+        return int(lib.ft_cpu_instructions_left(self._cpu))
 
     def error(self) -> str:
         """What the engine said when the last run ended with STOP_ENGINE or STOP_CRASH; may be empty."""

@@ -24,6 +24,7 @@ class CommandKind(IntEnum):
     LOAD = 2  # become the Snapshot in the payload; the monitor has put RAM right
     FLUSH_TLB = 3  # start with a cold TLB, because another module does (UNICORN: accessed bits)
     INJECT = 4  # remember the faults in the payload
+    STEP = 5  # run so many instructions as the target says; see Board.step
 
 
 class RegisterBit(msgspec.Struct, frozen=True, tag="register"):
@@ -99,6 +100,9 @@ class SetupAnswer(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """Where a module stands after a command: everything but its RAM that the monitor compares.
 
+    ``instruction`` counts those done in the block that was entered at ``position``; 0 is before the block. Elsewhere
+    ``arch`` is no state to give to a module: it does not say where the block ends. Its own position counts the block.
+
     ``stop`` is a StopKind; ``wake_ns`` the virtual time of the next timer event of an idle guest, 0 if only input can
     wake it; ``detail`` says more about a crash or a failure of the engine.
     """
@@ -110,6 +114,7 @@ class Report(msgspec.Struct, frozen=True):
     board: bytes
     outputs: bytes
     detail: bytes
+    instruction: int = 0
 
 
 class LinkFault(Exception):
@@ -167,6 +172,7 @@ class MonitorEnd:
             self._payload[:outputs_at],
             self._payload[outputs_at:detail_at],
             self._payload[detail_at : detail_at + head.detail_bytes],
+            head.instruction,
         )
         return report, head.written_count
 
@@ -195,14 +201,17 @@ class ModuleEnd:
             case _:
                 raise LinkFault("waiting for a command failed")
 
-    def publish(self, stop: int, wake_ns: int, board: bytes, outputs: bytes, detail: bytes) -> None:
+    def publish(
+        self, stop: int, wake_ns: int, board: bytes, outputs: bytes, detail: bytes, instruction: int = 0
+    ) -> None:
         """Report; the architectural state was put into ``arch`` before.
 
         Raises LinkFault when the report is longer than a mailbox takes.
         """
         head = self._report
         head.stop = stop
-        head.position = self.arch.position
+        head.position = self.arch.position - (instruction > 0)
+        head.instruction = instruction
         head.wake_ns = wake_ns
         head.board_bytes = len(board)
         head.output_bytes = len(outputs)

@@ -67,6 +67,8 @@ class Module:
                 case CommandKind.FLUSH_TLB:
                     self._cpu.flush_tlb()
                     self._report(self._here())
+                case CommandKind.STEP:
+                    self._report(self._step(target))
                 case CommandKind.INJECT:
                     self._faults = sorted(self._faults + _decode_faults(payload), key=lambda fault: fault.position)
                     self._report(self._here())
@@ -85,10 +87,23 @@ class Module:
             self._inject(self._faults.pop(0))
         return self._board.run(target)
 
+    def _step(self, count: int) -> Stop:
+        self._cpu.rearm_dirty_log()
+        stop = self._here()
+        while count and stop.kind == StopKind.POSITION:
+            if not self._cpu.instruction():
+                while self._faults and self._faults[0].position <= self._cpu.position():
+                    self._inject(self._faults.pop(0))
+            stop = self._board.step(1)
+            count -= 1
+        return stop
+
     def _report(self, stop: Stop) -> None:
         self._cpu.save(self._link.arch)
         outputs = events.encode(self._board.take_outputs())
-        self._link.publish(stop.kind, stop.wake_ns or 0, self._board.save(), outputs, stop.detail.encode())
+        self._link.publish(
+            stop.kind, stop.wake_ns or 0, self._board.save(), outputs, stop.detail.encode(), self._cpu.instruction()
+        )
 
     def _load(self, snapshot: Snapshot) -> None:
         self._cpu.load(snapshot.arch)

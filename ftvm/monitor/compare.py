@@ -68,6 +68,8 @@ def _stops(reports: Sequence[Report]) -> Iterator[Difference]:
         yield Difference("stop", "reason", tuple(stops))
     if _differ([r.position for r in reports]):
         yield Difference("stop", "position", tuple(r.position for r in reports))
+    if _differ([r.instruction for r in reports]):
+        yield Difference("stop", "instruction", tuple(r.instruction for r in reports))
     if _differ([r.wake_ns for r in reports]):
         yield Difference("stop", "wake_ns", tuple(r.wake_ns for r in reports))
     if _differ([r.detail for r in reports]):

@@ -257,7 +257,9 @@ class Recovery:
 def _fingerprint(result: Result, pages: Sequence[int]) -> bytes:
     """A hash over everything the module made of the epoch, as far as these pages of its memory go."""
     report = result.report
-    state = xxhash.xxh3_128(repr((report.stop, report.position, report.wake_ns, report.detail)).encode())
+    state = xxhash.xxh3_128(
+        repr((report.stop, report.position, report.instruction, report.wake_ns, report.detail)).encode()
+    )
     for part in (report.arch, report.board, report.outputs):
         state.update(part)
     for page in pages:

@@ -82,6 +82,12 @@ class FakeCpu:
     def raise_nmi(self) -> None:
         self._nmi = True
 
+    def step(self) -> int:
+        return self.run(self._position + 1)
+
+    def instruction(self) -> int:
+        return 0
+
     def skip_to_ns(self, now_ns: int) -> None:
         assert now_ns > self.now_ns()
         self._skipped += now_ns - self.now_ns()
