@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ from ftvm.control import verbs
 from ftvm.control.hook import EventHook
 from ftvm.control.place import Claim
 from ftvm.control.server import ControlServer
+from ftvm.display.keyboard import strokes
+from ftvm.display.picture import png
+from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
 from ftvm.management import Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
+from ftvm.module import events
 from ftvm.module.board import BoardConfig
 from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
 from ftvm.module.registers import register
@@ -48,8 +52,6 @@ RESULT_VERSION = 1
 """Of the object that ``ftvm run --json`` writes."""
 
 MAX_MODULES = 3
-
-SCREEN_LINES, SCREEN_COLUMNS = 25, 80
 
 SPINS = 2000
 """Looks at the mailbox before a module sleeps, some 50 us: waking it takes about as long."""
@@ -271,7 +273,7 @@ class Machine:
             resources.callback(server.close)
             verbs.register(
                 server,
-                Management(config.name, service, lockstep, image, self.suspend, self.request_stop),
+                Management(self, config.name, service, lockstep, image),
                 self._log,
             )
         lockstep.inject(self._faults)
@@ -361,7 +363,10 @@ class Machine:
             raise UsageError("nothing to save: the guest ended by itself")
         snapshot = Snapshot(image.arch, image.board)
         start = self._start
-        state = MachineState(start.guest, start.board, snapshot, lockstep.uncommitted, self._console.waiting())
+        inputs = lockstep.uncommitted
+        if keys := self._console.keys_waiting():
+            inputs = events.encode([*(events.decode_inputs(inputs) if inputs else ()), *keys])
+        state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting())
         try:
             savefile.save(path, state, image)
         except HostError as error:
@@ -399,6 +404,24 @@ class Machine:
         """Bytes for the guest's serial port, at the next sync point. From any thread, or a callback."""
         self._console.send(data)
         self._poller.wake()
+
+    def send_keys(self, text: str) -> None:
+        """Type on the PS/2 keyboard at the next sync point: characters of a US keyboard, and keys by name in braces,
+        as in ``root{enter}`` or ``{ctrl-alt-del}``. From any thread, or a callback. Raises UsageError.
+
+        A guest that waits for keys alone needs an ``interactive`` machine, as for input from the console.
+        """
+        self.press(strokes(text))
+
+    def press(self, strokes: Sequence[bytes]) -> None:
+        """The same for strokes that are scan codes already: each has those of keys that go down and up."""
+        self._console.press(strokes)
+        self._poller.wake()
+
+    def every(self, interval_s: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback`` on the machine's thread about every ``interval_s`` while it runs; the result ends that.
+        The verified state does not change meanwhile."""
+        return self._poller.every(interval_s, callback)
 
     def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call ``on_readable`` on the machine's thread whenever ``fd`` can be read (a terminal, a socket)."""
@@ -472,11 +495,13 @@ class Machine:
             raise UsageError(f"{size} bytes at {gpa:#x} are not RAM of this machine", "RAM is there once it runs")
         return self._image.ram[offset : offset + size]
 
-    def screen(self) -> list[str]:
-        """The 25 lines of 80 characters of the VGA text screen, from verified memory."""
-        cells = self.read_memory(VGA_TEXT, 2 * SCREEN_COLUMNS * SCREEN_LINES)
-        text = cells[::2].decode("cp437").translate({0: " "})
-        return [text[at : at + SCREEN_COLUMNS] for at in range(0, len(text), SCREEN_COLUMNS)]
+    def screen(self) -> Screen:
+        """What the VGA's text screen shows, from the verified state. Raises UsageError before the machine runs."""
+        return Screen.of(self.read_memory(VGA_TEXT, TEXT_BYTES), b"" if self._image is None else self._image.board)
+
+    def screenshot(self) -> bytes:
+        """The same as a picture: a PNG file of 720 x 400 pixels."""
+        return png(self.screen())
 
 
 def _start_state(config: MachineConfig) -> StartState:

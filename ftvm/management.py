@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from ftvm.control.status import ModuleStatus, Status, machine_state
 from ftvm.control.verbs import Target
+from ftvm.display.screen import Screen
 from ftvm.errors import UsageError
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep
@@ -14,24 +15,24 @@ from ftvm.monitor.policing import Policing
 from ftvm.monitor.service import Service, Slot
 
 
-class Management:
-    """All calls at a sync point. ``suspend`` saves the machine to a file and ends it, ``quit`` ends it."""
+class Owner(Protocol):
+    """What only the whole machine can do (ftvm/machine.py)."""
 
-    def __init__(
-        self,
-        name: str,
-        service: Service,
-        lockstep: Lockstep,
-        image: VerifiedImage,
-        suspend: Callable[[Path], None],
-        quit_: Callable[[], None],
-    ) -> None:
+    def suspend(self, path: Path) -> None: ...
+    def request_stop(self) -> None: ...
+    def screen(self) -> Screen: ...
+    def send_keys(self, text: str) -> None: ...
+
+
+class Management:
+    """All calls at a sync point."""
+
+    def __init__(self, machine: Owner, name: str, service: Service, lockstep: Lockstep, image: VerifiedImage) -> None:
+        self._machine = machine
         self._name = name
         self._service = service
         self._lockstep = lockstep
         self._image = image
-        self._suspend = suspend
-        self._quit = quit_
         self._began_s = time.monotonic()
 
     def status(self) -> Status:
@@ -76,7 +77,13 @@ class Management:
         self._service.insert(module)
 
     def suspend(self, path: str) -> None:
-        self._suspend(Path(path))
+        self._machine.suspend(Path(path))
 
     def quit(self) -> None:
-        self._quit()
+        self._machine.request_stop()
+
+    def screen(self) -> Screen:
+        return self._machine.screen()
+
+    def send_keys(self, keys: str) -> None:
+        self._machine.send_keys(keys)

@@ -16,17 +16,15 @@ from typing import Any, BinaryIO
 import click
 
 from ftvm import terminal
+from ftvm.cli._display import SHOWN, LiveDisplay
 from ftvm.cli._output import json_option, output_file, write_json
 from ftvm.errors import HostError, UsageError
 from ftvm.machine import MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.monitor import savefile
-from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, Event
+from ftvm.monitor.eventlog import Event
 from ftvm.units import parse_blocks
 
 KEYBOARD = 0  # standard input
-
-_SHOWN = frozenset({MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED})
-"""Events that a person at the console should see at once."""
 
 
 def _save_target(path: str) -> Path:
@@ -73,6 +71,9 @@ _OPTIONS = (
     click.option(
         "--screen", "screen_file", metavar="FILE", type=output_file, help="Write the VGA text screen at the end."
     ),
+    click.option(
+        "--display", is_flag=True, help="Show the VGA's text screen here, not the consoles; keys go to the keyboard."
+    ),
     json_option,
 )
 
@@ -93,12 +94,17 @@ class Settings:
     on_event: str | None
     console_file: BinaryIO | None
     screen_file: BinaryIO | None
+    display: bool
     json_file: BinaryIO | None
 
     def of_machine(self, keyboard_free: bool = True) -> dict[str, Any]:
         """The fields of a MachineConfig that they decide. Raises UsageError."""
         if self.timeout is not None and not math.isfinite(self.timeout):
             raise UsageError(f"a timeout of {self.timeout} seconds", "give a number, or no timeout")
+        if self.display and not sys.stdout.isatty():
+            raise UsageError("--display where there is no terminal", "--screen FILE has the screen at the end")
+        if self.display and self.json_file is sys.stdout.buffer:
+            raise UsageError("--display and --json on one terminal", "give --json a file")
         on_terminal = terminal.in_foreground(KEYBOARD) and sys.stdout.isatty()
         interactive = on_terminal and keyboard_free if self.interactive is None else self.interactive
         name = self.name or str(os.getpid())
@@ -132,19 +138,25 @@ def machine_options(command: Callable[..., int]) -> Callable[..., int]:
 
 def run_machine(config: MachineConfig, settings: Settings) -> int:
     """Run a machine with its console here, and report; the exit code."""
-    # With the report on standard output, the console makes room for it.
-    live = sys.stderr.buffer if settings.json_file is sys.stdout.buffer else sys.stdout.buffer
-    console = _ConsoleOutput([live] if settings.console_file is None else [live, settings.console_file])
-    machine = Machine(config, on_console=console.show, on_event=console.tell)
+    files = [] if settings.console_file is None else [settings.console_file]
+    if not settings.display:
+        # With the report on standard output, the console makes room for it.
+        files.append(sys.stderr.buffer if settings.json_file is sys.stdout.buffer else sys.stdout.buffer)
+    console = _ConsoleOutput(files)
+    display = LiveDisplay(sys.stdout.buffer, KEYBOARD if config.interactive else None) if settings.display else None
+    machine = Machine(config, on_console=console.show, on_event=console.tell if display is None else display.tell)
     try:
         with _ending_by_signal(machine, config.save_on_exit is not None) as signals:
-            result = _run_with_keyboard(machine) if config.interactive else machine.run()
+            if display is not None:
+                result = display.run(machine)
+            else:
+                result = _run_with_keyboard(machine) if config.interactive else machine.run()
     except HostError:
         _tell_where_it_is(machine)
         raise
 
     if settings.screen_file is not None:
-        settings.screen_file.write("".join(f"{line.rstrip()}\n" for line in machine.screen()).encode())
+        settings.screen_file.write("".join(f"{line.rstrip()}\n" for line in machine.screen().lines()).encode())
         settings.screen_file.flush()
     if settings.json_file is not None:
         write_json(settings.json_file, result.to_json())
@@ -177,7 +189,7 @@ class _ConsoleOutput:
 
     def tell(self, event: Event) -> None:
         """An event of the machine, beside the console."""
-        if event.kind in _SHOWN:
+        if event.kind in SHOWN:
             begin = "" if self.at_line_start else "\r\n"
             click.echo(f"{begin}ftvm: {event.subject}: {event.detail['reason']}\r", err=True)
             self.at_line_start = True

@@ -8,10 +8,12 @@ from typing import Any, BinaryIO
 import click
 import msgspec
 
-from ftvm.cli._output import json_option, write_json
+from ftvm.cli._output import json_option, output_file, write_json
 from ftvm.control import place
 from ftvm.control.client import Client
 from ftvm.control.status import DeviceStatus, ModuleStatus, PartStatus, Status
+from ftvm.display.picture import png
+from ftvm.display.screen import Screen
 from ftvm.errors import UsageError
 from ftvm.monitor.eventlog import Event
 from ftvm.monitor.policing import Policy, Threshold
@@ -249,6 +251,42 @@ def quit_(ctx: click.Context) -> None:
       ftvm ctl web quit
     """
     _connect(ctx).call("quit", {}, NoneType)
+
+
+@command.command("screendump")
+@click.argument("file", type=output_file, required=False)
+@click.pass_context
+def screendump(ctx: click.Context, file: BinaryIO | None) -> None:
+    """Draw the text screen as a picture into FILE (PNG; '-' is standard output). Without FILE: show it as text.
+
+    \b
+    Example:
+      ftvm ctl screendump screen.png
+      ftvm ctl web screendump
+    """
+    screen = _connect(ctx).call("screen", {}, Screen)
+    if file is None:
+        click.echo("\n".join(line.rstrip() for line in screen.lines()))
+        return
+    file.write(png(screen))
+    file.flush()
+
+
+@command.command("sendkeys")
+@click.argument("keys")
+@click.pass_context
+def sendkeys(ctx: click.Context, keys: str) -> None:
+    """Type KEYS on the machine's PS/2 keyboard: characters of a US keyboard, and keys by name in braces.
+
+    {enter}, {esc}, {tab}, {up}, {f1}, {ctrl-c}, {ctrl-alt-del}; {left:down} holds a key until {left:up}; {{ and }} are
+    the braces themselves. A guest that waits for keys alone must be --interactive, which it is on a terminal.
+
+    \b
+    Example:
+      ftvm ctl sendkeys "root{enter}"
+      ftvm ctl web sendkeys "{ctrl-alt-f2}"
+    """
+    _connect(ctx).call("sendkeys", {"keys": keys}, NoneType)
 
 
 # ---- for people ----

@@ -51,7 +51,7 @@ def command(
     """
     if settings.interactive and input_path == "-":
         raise UsageError("standard input is both --input and the keyboard", "give --input a file")
-    of_machine = settings.of_machine(keyboard_free=input_path is None)
+    of_machine = settings.of_machine(keyboard_free=input_path is None or (settings.display and input_path != "-"))
     guest = _known_guest(image)
     if guest is not None:
         initrd = initrd or guest.initrd

@@ -6,6 +6,7 @@ import msgspec
 
 from ftvm.control.server import LATER, Call, ControlServer, Later
 from ftvm.control.status import Status
+from ftvm.display.screen import Screen
 from ftvm.errors import HostError, UsageError
 from ftvm.monitor.eventlog import (
     MODULE_FAILED,
@@ -48,6 +49,14 @@ class Controlled(Protocol):
 
     def quit(self) -> None:
         """End at the next sync point."""
+        ...
+
+    def screen(self) -> Screen:
+        """What the text screen shows."""
+        ...
+
+    def send_keys(self, keys: str) -> None:
+        """Type on the keyboard (ftvm/display/keyboard.py)."""
         ...
 
 
@@ -102,6 +111,17 @@ class Suspend(_Arguments, frozen=True):
 
 class Quit(_Arguments, frozen=True):
     """End the machine at the next sync point."""
+
+
+class ScreenArguments(_Arguments, frozen=True):
+    """What the text screen shows: its cells (base64: a character and an attribute each, 80 to a row), the cursor, the
+    16 colours, and whether the highest bit of an attribute means blinking."""
+
+
+class SendKeys(_Arguments, frozen=True):
+    """Type ``keys`` on the PS/2 keyboard: characters, and names in braces, such as {enter} or {ctrl-alt-del}."""
+
+    keys: Annotated[str, msgspec.Meta(max_length=16384)]
 
 
 def register(server: ControlServer, machine: Controlled, log: EventLog) -> None:
@@ -185,6 +205,8 @@ def register(server: ControlServer, machine: Controlled, log: EventLog) -> None:
     server.register("events", Events, events)
     server.register("suspend", Suspend, suspend)
     server.register("quit", Quit, quit_)
+    server.register("screen", ScreenArguments, lambda arguments, call: machine.screen())
+    server.register("sendkeys", SendKeys, lambda arguments, call: machine.send_keys(arguments.keys))
 
 
 def subject_of(target: Target) -> str:

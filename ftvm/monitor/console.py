@@ -1,9 +1,10 @@
-"""The I/O half of the serial port and the debug console: bytes out after their commit, bytes in at sync points."""
+"""The I/O half of the consoles and the keyboard: bytes out after their commit, bytes and keys in at sync points."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ftvm.module.events import ConsoleIn, ConsoleOut
+from ftvm.errors import UsageError
+from ftvm.module.events import ConsoleIn, ConsoleOut, KeyboardIn
 
 OnOutput = Callable[[str, bytes], None]
 """Called with (channel, bytes); channel is ``serial`` or ``debug``."""
@@ -12,6 +13,8 @@ KEPT_BYTES = 1 << 20
 """Of what was shown; at least so many of the newest bytes, and never more than twice as many."""
 INPUT_BYTES = 65536
 """Taken at one sync point at most; the rest follows at the next one."""
+MAX_STROKES = 2000
+"""That wait for a sync point; the keyboard takes as many at once."""
 
 
 class Console:
@@ -23,6 +26,7 @@ class Console:
     def __init__(self, on_output: OnOutput | None) -> None:
         self._on_output = on_output
         self._input: deque[bytes] = deque()
+        self._strokes: deque[bytes] = deque()
         self.shown = bytearray()
 
     def release(self, output: ConsoleOut) -> None:
@@ -37,19 +41,35 @@ class Console:
         """Offer bytes to the guest. From any thread."""
         self._input.append(data)
 
+    def press(self, strokes: Sequence[bytes]) -> None:
+        """Offer strokes of the keyboard (scan codes of keys that go down and up) to the guest. From any thread.
+
+        Raises UsageError when too many wait already.
+        """
+        if len(self._strokes) + len(strokes) > MAX_STROKES:
+            raise UsageError(f"more than {MAX_STROKES} keys for the guest", "send them in pieces, as it takes them")
+        self._strokes.extend(strokes)
+
     def waiting(self) -> bytes:
-        """All that was sent and not taken."""
+        """All bytes that were sent and not taken."""
         return b"".join([*self._input])
+
+    def keys_waiting(self) -> list[KeyboardIn]:
+        """All strokes that were pressed and not taken."""
+        return [KeyboardIn(stroke) for stroke in [*self._strokes]]
 
     def pending(self) -> bool:
         """Whether ``take`` has something to give."""
-        return bool(self._input)
+        return bool(self._input or self._strokes)
 
-    def take(self) -> list[ConsoleIn]:
-        """What enters the guest at this sync point."""
+    def take(self) -> list[ConsoleIn | KeyboardIn]:
+        """What enters the guest at this sync point. Each stroke is an input: a full keyboard drops whole ones."""
         data = b""
         while self._input and len(data) < INPUT_BYTES:
             data += self._input.popleft()
         if len(data) > INPUT_BYTES:
             self._input.appendleft(data[INPUT_BYTES:])
-        return [ConsoleIn(data[:INPUT_BYTES])] if data else []
+        taken: list[ConsoleIn | KeyboardIn] = [ConsoleIn(data[:INPUT_BYTES])] if data else []
+        while self._strokes:
+            taken.append(KeyboardIn(self._strokes.popleft()))
+        return taken

@@ -3,8 +3,10 @@
 import functools
 import os
 import select
+import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -15,12 +17,21 @@ class Watcher(Protocol):
     def unwatch(self, fd: int) -> None: ...
 
 
+@dataclass(eq=False)
+class _Timer:
+    interval_s: float
+    due_s: float
+    callback: Callable[[], object]
+
+
 class Poller:
-    """File descriptors and what to call when one of them can be read, on the thread that waits."""
+    """File descriptors and what to call when one of them can be read, on the thread that waits; and what to call every
+    so often."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
         self._callbacks: dict[int, Callable[[], object]] = {}
+        self._timers: list[_Timer] = []
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._alarm)
         self.watch(self._alarm, functools.partial(os.eventfd_read, self._alarm))
@@ -37,18 +48,40 @@ class Poller:
         if self._callbacks.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    def every(self, interval_s: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback`` about every ``interval_s``, never more often; the result ends that."""
+        timer = _Timer(interval_s, time.monotonic() + interval_s, callback)
+        self._timers.append(timer)
+
+        def cancel() -> None:
+            if timer in self._timers:
+                self._timers.remove(timer)
+
+        return cancel
+
     def wake(self) -> None:
         """End the wait that is going on, or the next one. From any thread, or a signal handler."""
         if self._close.alive:
             os.eventfd_write(self._alarm, 1)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Sleep until something can be read, was woken, or ``timeout_s`` passed; then call the callbacks."""
+        """Sleep until something can be read, was woken, is due, or ``timeout_s`` passed; then call the callbacks."""
+        if self._timers:
+            left_s = min(timer.due_s for timer in self._timers) - time.monotonic()
+            timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
         timeout_ms = None if timeout_s is None else max(0.0, timeout_s * 1000)
         for fd, _ in self._poll.poll(timeout_ms):
             callback = self._callbacks.get(fd)
             if callback is not None:  # an earlier callback of this round may have forgotten it
                 callback()
+        if self._timers:
+            self._call_due(time.monotonic())
+
+    def _call_due(self, now_s: float) -> None:
+        for timer in self._timers.copy():
+            if timer.due_s <= now_s and timer in self._timers:
+                timer.due_s = now_s + timer.interval_s
+                timer.callback()
 
 
 class SyncPointPoller:

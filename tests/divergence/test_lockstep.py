@@ -55,7 +55,7 @@ def test_modules_are_two_processes_that_agree_at_every_sync_point() -> None:
 
 def test_the_screen_and_memory_are_those_of_the_verified_state() -> None:
     machine = run("hello").machine
-    assert machine.screen()[0].rstrip() == "Hello from 64-bit mode, loaded by"
+    assert machine.screen().lines()[0].rstrip() == "Hello from 64-bit mode, loaded by"
     assert machine.read_memory(0xB8000, 4) == b"H\x07e\x07"
     with pytest.raises(UsageError):
         machine.read_memory(64 * MIB - 1, 2)

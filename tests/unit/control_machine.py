@@ -14,6 +14,8 @@ from ftvm.control import verbs
 from ftvm.control.place import Claim
 from ftvm.control.server import ControlServer
 from ftvm.control.status import DeviceStatus, LegStatus, ModuleStatus, Status, machine_state
+from ftvm.display.keyboard import strokes
+from ftvm.display.screen import COLUMNS, ROWS, Cursor, Screen
 from ftvm.errors import UsageError
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FILLING, MODULE_JOINED, SUSPENDED, EventLog
 from ftvm.monitor.policing import Policing
@@ -29,6 +31,7 @@ class PretendMachine:
         self.states = ["duplexed", "duplexed"]
         self.records = [Policing(), Policing()]
         self.later: list[Callable[[], None]] = []
+        self.typed: list[list[bytes]] = []
         self.ended = False
 
     def status(self) -> Status:
@@ -90,6 +93,12 @@ class PretendMachine:
 
     def quit(self) -> None:
         self.ended = True
+
+    def screen(self) -> Screen:
+        return Screen(b"A\x1e" * (ROWS * COLUMNS), Cursor(1, 2, 13, 14))
+
+    def send_keys(self, keys: str) -> None:
+        self.typed.append(strokes(keys))
 
 
 class Running:

@@ -1,9 +1,8 @@
-"""The VGA's registers, and the text screen."""
+"""The VGA's registers."""
 
 import pytest
 
 from ftvm.module.chips.vga import Vga
-from ftvm.screen import COLUMNS, ROWS, TEXT_BYTES, render_text
 
 
 class Bench:
@@ -53,11 +52,11 @@ def test_cursor_and_start_are_cells(bench: Bench) -> None:
     for index, value in ((0x0C, 0x01), (0x0D, 0x40), (0x0E, 0x02), (0x0F, 0x13)):
         bench.write(0x3D4, index)
         bench.write(0x3D5, value)
-    assert bench.vga.start() == 0x140
-    assert bench.vga.cursor() == 0x213
+    assert bench.vga.state.start() == 0x140
+    assert bench.vga.state.cursor() == 0x213
     bench.write(0x3D4, 0x0A)
     bench.write(0x3D5, 0x20)
-    assert bench.vga.cursor() is None
+    assert bench.vga.state.cursor() is None
 
 
 def test_timing_registers_are_protected_but_for_one_bit(bench: Bench) -> None:
@@ -143,41 +142,3 @@ def test_the_retrace_comes_70_times_a_second(bench: Bench) -> None:
         assert not retrace or status & 1
     assert starts == 70
     assert 0.25 < blanked / len(samples) < 0.35
-
-
-def text_memory(*rows: bytes) -> bytearray:
-    memory = bytearray(b"\x20\x07" * (TEXT_BYTES // 2))
-    for row, text in enumerate(rows):
-        memory[2 * COLUMNS * row : 2 * (COLUMNS * row + len(text)) : 2] = text
-    return memory
-
-
-def test_the_screen_has_25_lines_of_80_characters() -> None:
-    lines = render_text(bytes(text_memory(b"hello", b" world")), 0, None)
-    assert [len(line) for line in lines] == ROWS * [COLUMNS]
-    assert lines[0].rstrip() == "hello"
-    assert lines[1].rstrip() == " world"
-    assert "".join(lines[2:]).strip() == ""
-
-
-def test_the_screen_starts_where_the_crtc_says_and_wraps_round() -> None:
-    memory = text_memory(b"first", b"second")
-    assert render_text(bytes(memory), COLUMNS, None)[0].rstrip() == "second"
-    cells = TEXT_BYTES // 2
-    assert render_text(bytes(memory), cells - COLUMNS, None)[1].rstrip() == "first"
-
-
-def test_code_page_437_has_a_glyph_for_every_code() -> None:
-    memory = text_memory(bytes(range(80)), bytes(range(80, 160)), bytes(range(160, 240)), bytes(range(240, 256)))
-    glyphs = "".join(render_text(bytes(memory), 0, None))[:256]
-    assert glyphs[0x00:0x20] == " ☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
-    assert glyphs[0x20:0x7F] == bytes(range(0x20, 0x7F)).decode()
-    assert glyphs[0x7F] + glyphs[0x80] + glyphs[0xC9] + glyphs[0xDB] + glyphs[0xE1] == "⌂Ç╔█ß"
-    assert len(set(glyphs)) == 255, "only 00 and 20 look alike"
-
-
-def test_the_cursor_is_seen_in_an_empty_cell_only() -> None:
-    memory = bytes(text_memory(b"login:"))
-    assert render_text(memory, 0, 7)[0].rstrip() == "login: _"
-    assert render_text(memory, 0, 2)[0].rstrip() == "login:"
-    assert render_text(memory, 0, ROWS * COLUMNS) == render_text(memory, 0, None)

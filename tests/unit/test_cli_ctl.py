@@ -268,3 +268,21 @@ def test_a_socket_that_may_not_be_entered_is_one_line(ctl: Ctl, monkeypatch: pyt
     code, _, err = ctl("web", "status")
     assert code == ExitCode.HOST
     assert "cannot be reached: Permission denied" in err
+
+
+def test_the_screen_is_dumped_as_text_and_as_a_picture(ctl: Ctl, web: Running, tmp_path: Path) -> None:
+    code, out, _ = ctl("web", "screendump")
+    assert (code, out) == (ExitCode.OK, 25 * (80 * "A" + "\n"))
+    assert ctl("screendump", str(tmp_path / "screen.png"))[0] == ExitCode.OK
+    assert (tmp_path / "screen.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = ctl("screendump", "/")
+    assert code == ExitCode.HOST
+    assert "/" in err
+
+
+def test_keys_are_sent(ctl: Ctl, web: Running) -> None:
+    assert ctl("sendkeys", "a")[0] == ExitCode.OK
+    assert web.machine.typed == [[b"\x1e\x9e"]]
+    code, _, err = ctl("sendkeys", "{nokey}")
+    assert code == ExitCode.USAGE
+    assert "nokey" in err and "hint" in err

@@ -11,6 +11,7 @@ import pytest
 from ftvm import cli
 from ftvm.cli import _machine
 from ftvm.cli import run as run_command
+from ftvm.display.screen import COLUMNS, ROWS, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
 from ftvm.guests.catalogue import Guest
@@ -53,8 +54,8 @@ class FakeMachine:
         self._on_console("debug", b"\x00\r\n")
         return self.ending
 
-    def screen(self) -> list[str]:
-        return ["A" + " " * 79] + [" " * 80] * 24
+    def screen(self) -> Screen:
+        return Screen(b"A\x07" + b" \x07" * (ROWS * COLUMNS - 1), None)
 
 
 GUEST = Guest("tux", Path("/guests/tux"), Path("/guests/initrd"), "console=ttyS0", "linux", "~ # ", "a penguin")

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ftvm.control.status import machine_state
+from ftvm.display.screen import Cursor, Screen
 from tests.unit.control_machine import Running, Wire
 
 
@@ -146,3 +148,21 @@ def test_quit_is_answered(machine: Running, wire: Wire) -> None:
     wire.ask("quit")
     assert wire.received() == [{"id": 1, "ok": True, "result": None}]
     assert machine.machine.ended
+
+
+def test_the_screen_comes_as_a_value(wire: Wire) -> None:
+    wire.ask("screen")
+    (line,) = wire.received()
+    screen = msgspec.convert(line["result"], Screen)
+    assert screen.lines()[0] == 80 * "A"
+    assert screen.cursor == Cursor(1, 2, 13, 14)
+    assert screen.palette[14] == (255, 255, 85)
+
+
+def test_keys_are_typed_or_refused(machine: Running, wire: Wire) -> None:
+    wire.ask("sendkeys", keys="a{enter}")
+    wire.ask("sendkeys", keys="{no such key}")
+    fine, refused = wire.received()
+    assert fine["ok"]
+    assert machine.machine.typed == [[b"\x1e\x9e", b"\x1c\x9c"]]
+    assert refused["error"]["code"] == "usage"

@@ -12,10 +12,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom to the top. Rooms on one line may know each other.
 LAYERS = (
-    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "screen", "charts", "_native"),
+    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "charts", "_native"),
     ("boot", "storage", "network"),
     ("module",),
-    ("monitor",),
+    ("monitor", "display"),
     ("control",),
     ("machine", "management"),
     ("guests", "terminal"),

@@ -1,7 +1,10 @@
 """The I/O half of the console: what is shown, and when input is offered."""
 
-from ftvm.module.events import ConsoleIn, ConsoleOut
-from ftvm.monitor.console import INPUT_BYTES, Console
+import pytest
+
+from ftvm.errors import UsageError
+from ftvm.module.events import ConsoleIn, ConsoleOut, KeyboardIn
+from ftvm.monitor.console import INPUT_BYTES, MAX_STROKES, Console
 
 
 def test_output_goes_to_the_callback_with_its_channel() -> None:
@@ -34,3 +37,21 @@ def test_long_input_is_taken_in_parts_and_nothing_is_lost() -> None:
         assert len(part.data) <= INPUT_BYTES
         taken += part.data
     assert taken == data + b"end"
+
+
+def test_strokes_are_taken_one_by_one_after_the_bytes() -> None:
+    console = Console(None)
+    console.press([b"\x1e\x9e", b"\x1c\x9c"])
+    console.send(b"a")
+    assert console.pending()
+    assert console.keys_waiting() == [KeyboardIn(b"\x1e\x9e"), KeyboardIn(b"\x1c\x9c")]
+    assert console.take() == [ConsoleIn(b"a"), KeyboardIn(b"\x1e\x9e"), KeyboardIn(b"\x1c\x9c")]
+    assert not console.pending()
+
+
+def test_more_strokes_than_a_keyboard_takes_are_refused_and_none_of_them_kept() -> None:
+    console = Console(None)
+    console.press([b"\x1e\x9e"] * MAX_STROKES)
+    with pytest.raises(UsageError):
+        console.press([b"\x1e\x9e"])
+    assert len(console.take()) == MAX_STROKES

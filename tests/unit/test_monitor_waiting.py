@@ -29,6 +29,21 @@ def test_a_readable_descriptor_ends_the_wait_and_is_reported() -> None:
     poller.close()
 
 
+def test_what_is_due_ends_the_wait_and_is_called_again_and_again_until_it_is_cancelled() -> None:
+    poller = Poller()
+    calls: list[str] = []
+    cancel = poller.every(0.001, lambda: calls.append("often"))
+    never = poller.every(3600, lambda: calls.append("never"))
+    while calls.count("often") < 3:
+        poller.wait(None)
+    cancel()
+    poller.wait(0.003)
+    assert calls == 3 * ["often"]
+    never()
+    never()
+    poller.close()
+
+
 def test_another_thread_can_wake_the_wait() -> None:
     poller = Poller()
     threading.Timer(0.01, poller.wake).start()

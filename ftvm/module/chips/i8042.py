@@ -63,6 +63,9 @@ KEYBOARD_DEFAULTS = 0xF6
 KEYBOARD_RESEND = 0xFE
 KEYBOARD_RESET = 0xFF
 
+MAX_KEYS = 16384
+"""Codes that wait for the guest: a page of text that was pasted. The real keyboard keeps 16 bytes."""
+
 ACK = 0xFA
 RESEND = 0xFE
 SELF_TEST_PASSED = 0xAA
@@ -130,9 +133,10 @@ class I8042:
         self._reset = reset
 
     def press(self, scancodes: bytes) -> None:
-        """Keys go down and up, in codes of set 1 as a PC's software sees them."""
+        """Keys go down and up, in codes of set 1 as a PC's software sees them; all of them, or none when the keyboard
+        is full."""
         state = self.state
-        if not state.scanning:
+        if not state.scanning or len(state.keys) + 2 * len(scancodes) > MAX_KEYS:
             return
         for code in scancodes:
             if state.scan_set == 1 or code in _PREFIXES:

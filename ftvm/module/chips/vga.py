@@ -1,7 +1,7 @@
 """The VGA's registers, in text mode. Source: IBM PS/2 Hardware Interface Technical Reference, "Video Subsystem".
 
 Text memory at B8000 is plain RAM and nothing is drawn here: registers are storage with the protocols of their index
-and data ports. ftvm/screen.py makes text of the memory.
+and data ports. ftvm/display/screen.py makes text of the memory.
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ CRTC_COLOUR = 0x24
 STATUS_1_COLOUR = 0x2A
 
 CRTC_CURSOR_START = 0x0A
+CRTC_CURSOR_END = 0x0B
 CRTC_START_HIGH = 0x0C
 CRTC_START_LOW = 0x0D
 CRTC_CURSOR_HIGH = 0x0E
@@ -35,6 +36,11 @@ CRTC_PROTECT = 0x11
 
 CURSOR_OFF = 0x20  # in CRTC_CURSOR_START
 PROTECT = 0x80  # in CRTC_PROTECT: registers 0..7 are read only, but for bit 4 of 7
+SEQUENCER_CLOCKING = 0x01
+SCREEN_OFF = 0x20
+PALETTE_SHOWN = 0x20  # in the attribute index
+ATTRIBUTE_MODE = 0x10
+MODE_BLINK = 0x08
 MISC_COLOUR = 0x01
 STATUS_BLANKED = 0x01
 STATUS_RETRACE = 0x08
@@ -75,7 +81,7 @@ class VgaState:
     sequencer: bytearray = field(default_factory=lambda: bytearray(_SEQUENCER))
     graphics_index: int = 0
     graphics: bytearray = field(default_factory=lambda: bytearray(_GRAPHICS))
-    attribute_index: int = 0x20  # with the bit that lets the palette be shown
+    attribute_index: int = 0x20  # PALETTE_SHOWN
     attribute: bytearray = field(default_factory=lambda: bytearray(_ATTRIBUTE))
     attribute_data_next: bool = False
     """The flip-flop: the next write to the attribute port is data."""
@@ -85,23 +91,47 @@ class VgaState:
     """Of the next byte of the palette, three to a colour."""
     dac_reading: bool = False
 
+    def is_whole(self) -> bool:
+        """All registers are there, also in a state that came from elsewhere."""
+        sizes = ((self.crtc, _CRTC), (self.sequencer, _SEQUENCER), (self.attribute, _ATTRIBUTE), (self.dac, _palette()))
+        return all(len(registers) == len(wanted) for registers, wanted in sizes)
+
+    def start(self) -> int:
+        """The character cell of text memory that is shown first."""
+        return self.crtc[CRTC_START_HIGH] << 8 | self.crtc[CRTC_START_LOW]
+
+    def cursor(self) -> int | None:
+        """The character cell of text memory that the cursor is in; None when it is off."""
+        if self.crtc[CRTC_CURSOR_START] & CURSOR_OFF:
+            return None
+        return self.crtc[CRTC_CURSOR_HIGH] << 8 | self.crtc[CRTC_CURSOR_LOW]
+
+    def cursor_lines(self) -> tuple[int, int]:
+        """The first and the last of the 16 lines of its cell that the cursor fills."""
+        return self.crtc[CRTC_CURSOR_START] & 0x1F, self.crtc[CRTC_CURSOR_END] & 0x1F
+
+    def is_blank(self) -> bool:
+        """The screen is off, or the palette is not connected to it."""
+        return bool(self.sequencer[SEQUENCER_CLOCKING] & SCREEN_OFF or not self.attribute_index & PALETTE_SHOWN)
+
+    def blinking(self) -> bool:
+        """The highest bit of an attribute makes a character blink; else it is one more bit of the background."""
+        return bool(self.attribute[ATTRIBUTE_MODE] & MODE_BLINK)
+
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """Red, green and blue, 0 to 255, of each colour that an attribute can name."""
+        colours = []
+        for index in self.attribute[:16]:
+            at = 3 * (index & 0x3F & self.dac_mask)
+            red, green, blue = (value << 2 & 0xFF | value >> 4 & 0x03 for value in self.dac[at : at + 3])
+            colours.append((red, green, blue))
+        return tuple(colours)
+
 
 class Vga:
     def __init__(self, clock: Clock) -> None:
         self.state = VgaState()
         self._clock = clock
-
-    def start(self) -> int:
-        """The character cell of text memory that is shown first."""
-        crtc = self.state.crtc
-        return crtc[CRTC_START_HIGH] << 8 | crtc[CRTC_START_LOW]
-
-    def cursor(self) -> int | None:
-        """The character cell of text memory that the cursor is in; None when it is off."""
-        crtc = self.state.crtc
-        if crtc[CRTC_CURSOR_START] & CURSOR_OFF:
-            return None
-        return crtc[CRTC_CURSOR_HIGH] << 8 | crtc[CRTC_CURSOR_LOW]
 
     def read(self, offset: int, size: int) -> int:
         state = self.state
