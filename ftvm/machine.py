@@ -34,10 +34,11 @@ from ftvm.module.board import BoardConfig
 from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
 from ftvm.module.registers import register
 from ftvm.monitor import savefile
+from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.console import Console
 from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.lockstep import Ending, Goal, Lockstep
+from ftvm.monitor.lockstep import Goal, Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.module_view import ModuleView
 from ftvm.monitor.poller import Poller, SyncPointPoller
@@ -332,6 +333,26 @@ class Machine:
             raise UsageError("an empty text to wait for")
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         return lockstep.advance(Goal(position, None if text is None else text.encode(), until_s))
+
+    def checkpoint(self) -> Checkpoint:
+        """The verified state as it is now, to be restored as often as wanted while the context lasts. It costs what the
+        guest wrote since the last one. Raises UsageError, HostError.
+
+        The guest's TLBs are empty from here on, so that what runs from here runs alike each time.
+        """
+        return self._running()[0].checkpoint()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Be again what the machine was then, with a sound module at every place: state, console, incidents, records of
+        faults. Faults that were told since are forgotten. What the outside has seen or sent is not undone. Modules stay
+        warm: only what changed is copied, and only what was translated from it is dropped.
+
+        Raises UsageError, HostError.
+        """
+        lockstep, image = self._running()
+        if checkpoint.memory.owner is not image:
+            raise UsageError("a checkpoint of another machine")
+        lockstep.restore(checkpoint)
 
     def _running(self) -> tuple[Lockstep, VerifiedImage]:
         if self._resources is None or self._lockstep is None or self._image is None:

@@ -345,6 +345,15 @@ void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes)
     }
 }
 
+void ft_cpu_invalidate_pages(ft_cpu *cpu, const uint32_t *pages, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (pages[i] < cpu->ram_bytes >> FT_PAGE_SHIFT) {
+            ft_engine_drop_code(cpu, pages[i], 1);
+        }
+    }
+}
+
 void ft_cpu_flush_tlb(ft_cpu *cpu)
 {
     ft_engine_flush_tlb(cpu);

@@ -145,6 +145,8 @@ void ft_cpu_rearm_dirty_log(ft_cpu *cpu);
 int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_t bytes);
 /* The owner changed RAM behind the engine's back: drop translated code of these bytes. */
 void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
+/* The same for all bytes of these pages (RAM offset / 4096); numbers outside RAM are ignored. */
+void ft_cpu_invalidate_pages(ft_cpu *cpu, const uint32_t *pages, uint32_t count);
 void ft_cpu_flush_tlb(ft_cpu *cpu);
 
 /* Flip bit `bit` (0..7) of the byte at `offset` in ft_arch; between runs. The TLB stays as it is unless paging changed. */
@@ -297,6 +299,9 @@ void ft_voter_mark_compared(const ft_voter *voter, uint8_t *pending);
 uint32_t ft_voter_copy_pending(const ft_voter *voter, void *ram, uint8_t *pending, uint32_t first,
                                uint32_t limit);
 
+/* Copy these pages of the image into a module's RAM. */
+void ft_voter_copy_pages(const ft_voter *voter, void *ram, const uint32_t *pages, uint32_t count);
+
 /* Compare `pages` pages from `first` of every module with the image; returns as ft_voter_compare does. */
 int64_t ft_voter_scrub(ft_voter *voter, const ft_memory *memories, uint32_t count, uint32_t first,
                        uint32_t pages, ft_difference *found, uint32_t capacity, uint32_t *found_count);
@@ -308,6 +313,30 @@ int ft_voter_write(ft_voter *voter, uint64_t offset, const void *data, uint64_t 
  * follow each other from there. The number of RAM pages, and 0, when there is none.
  */
 uint32_t ft_voter_content(const ft_voter *voter, uint32_t page, uint32_t *count);
+/* A byte per page, set to 1 whenever the image may have changed there. Whoever reads it may clear it. */
+uint8_t *ft_voter_changed(ft_voter *voter);
+
+/* ---- Snapshots (snapshots.c): earlier states of the verified image ------------------------ */
+
+/* States share the pages that are equal in them. `changed` is what ft_voter_changed() gave. */
+typedef struct ft_snapshots ft_snapshots;
+
+/* NULL: out of memory. Image and `changed` stay the caller's. */
+ft_snapshots *ft_snapshots_open(void *image, uint64_t ram_bytes, uint8_t *changed);
+void ft_snapshots_close(ft_snapshots *snapshots);
+
+/* Keep what the image holds now, and return a number for it; only what changed since the last call of this or of
+ * ft_snapshots_restore() is looked at. -1: out of memory. */
+int64_t ft_snapshots_keep(ft_snapshots *snapshots);
+/* Forget a state. */
+void ft_snapshots_drop(ft_snapshots *snapshots, uint32_t id);
+/*
+ * Put the image back to a state. Returns how many pages may have changed by that, and their numbers, ascending, in
+ * `pages`, which has room for every page.
+ */
+uint32_t ft_snapshots_restore(ft_snapshots *snapshots, uint32_t id, uint32_t *pages);
+/* Memory that all states take together. */
+uint64_t ft_snapshots_bytes(const ft_snapshots *snapshots);
 
 /* cdef end */
 

@@ -27,6 +27,7 @@ struct ft_voter {
     unsigned char *image;
     uint32_t ram_pages;
     unsigned char *verified; /* per page: it may hold more than zeros */
+    uint8_t *changed;        /* per page: written to since whoever keeps track last cleared it */
 
     uint32_t *pages; /* of the last comparison */
     uint32_t page_count;
@@ -196,6 +197,7 @@ ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads)
     v->image = image;
     v->ram_pages = (uint32_t)(ram_bytes / PAGE_BYTES);
     v->verified = calloc(v->ram_pages, 1);
+    v->changed = calloc(v->ram_pages, 1);
     v->pages = malloc(v->ram_pages * sizeof *v->pages);
     v->listed = calloc(v->ram_pages, sizeof *v->listed);
     v->staged =
@@ -206,7 +208,8 @@ ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads)
         /* A first touch costs a quarter then. A kernel without huge pages refuses, which does no harm. */
         madvise(v->staged, ram_bytes, MADV_HUGEPAGE);
     }
-    if (!v->verified || !v->pages || !v->listed || !v->staged || start_helpers(v, threads - 1) != 0) {
+    if (!v->verified || !v->changed || !v->pages || !v->listed || !v->staged ||
+        start_helpers(v, threads - 1) != 0) {
         ft_voter_close(v);
         return NULL;
     }
@@ -223,6 +226,7 @@ void ft_voter_close(ft_voter *v)
     }
     free(v->listed);
     free(v->pages);
+    free(v->changed);
     free(v->verified);
     free(v);
 }
@@ -356,6 +360,7 @@ static void fold(ft_voter *v, uint32_t first, uint32_t end)
         memcpy(v->image + (uint64_t)v->pages[i] * PAGE_BYTES, v->staged + (uint64_t)i * PAGE_BYTES,
                PAGE_BYTES);
         v->verified[v->pages[i]] = 1;
+        v->changed[v->pages[i]] = 1;
     }
 }
 
@@ -466,6 +471,15 @@ uint32_t ft_voter_restore_all(ft_voter *v, void *ram)
     return atomic_load(&v->pages_differing);
 }
 
+void ft_voter_copy_pages(const ft_voter *v, void *ram, const uint32_t *pages, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t offset = (uint64_t)pages[i] * PAGE_BYTES;
+
+        memcpy((unsigned char *)ram + offset, v->image + offset, PAGE_BYTES);
+    }
+}
+
 /* ---- Bringing a module in while the others run ---- */
 
 void ft_voter_mark_content(const ft_voter *v, uint8_t *pending)
@@ -513,7 +527,13 @@ int ft_voter_write(ft_voter *v, uint64_t offset, const void *data, uint64_t byte
     }
     memcpy(v->image + offset, data, bytes);
     memset(v->verified + offset / PAGE_BYTES, 1, (offset + bytes - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1);
+    memset(v->changed + offset / PAGE_BYTES, 1, (offset + bytes - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1);
     return 0;
+}
+
+uint8_t *ft_voter_changed(ft_voter *v)
+{
+    return v->changed;
 }
 
 static int is_zero(const unsigned char *page)

@@ -48,6 +48,7 @@ from ftvm.module.chips.virtio_pci import VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript, Text
 from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
 from ftvm.module.events import (
+    ColdTlb,
     ConsoleIn,
     ConsoleOut,
     DeviceBroken,
@@ -63,6 +64,7 @@ from ftvm.module.events import (
     StopText,
     TextWatch,
     TimePassed,
+    TimeWatch,
 )
 from ftvm.platform_ports import (
     COM1,
@@ -128,6 +130,7 @@ class Processor(Protocol):
     def raise_nmi(self) -> None: ...
     def skip_to_ns(self, now_ns: int) -> None: ...
     def write_ram(self, offset: int, data: bytes) -> None: ...
+    def flush_tlb(self) -> None: ...
 
 
 class StopKind(IntEnum):
@@ -205,6 +208,7 @@ class Board:
         self._text_bytes = 0  # since outputs were taken
         self._watched: Text | None = None  # until outputs are taken
         self._matched = 0
+        self._watched_ns: int | None = None
         self._exiting = False
         self._kicked = False
         self._running = False
@@ -546,8 +550,12 @@ class Board:
                 self._device_in(event)
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device].fail()
+            elif isinstance(event, ColdTlb):
+                self._cpu.flush_tlb()
             elif isinstance(event, TextWatch):
                 self._watched, self._matched = Text(event.text), event.matched
+            elif isinstance(event, TimeWatch):
+                self._watched_ns = event.virtual_ns
 
     def _device_in(self, event: DeviceIn) -> None:
         for offset, data in event.writes:
@@ -567,7 +575,7 @@ class Board:
                     raise ValueError("a write outside RAM")
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device]  # LookupError
-            elif isinstance(event, TextWatch):
+            elif isinstance(event, TextWatch | TimeWatch):
                 raise ValueError("nothing that enters the guest")
 
     def take_outputs(self) -> list[Output]:
@@ -576,7 +584,7 @@ class Board:
         outputs, self._outputs = self._outputs, []
         self._text_bytes = 0
         self._kicked = False
-        self._watched = None
+        self._watched = self._watched_ns = None
         return outputs
 
     def save(self) -> bytes:
@@ -657,6 +665,8 @@ class Board:
             served_later = self._config.real_time and self.devices
             return Stop(StopKind.IDLE if self._config.interactive or served_later else StopKind.HALTED)
         if self._outputs or self._text or self._jumps >= JUMPS_PER_RUN:
+            return Stop(StopKind.IDLE, wake_ns)
+        if self._watched_ns is not None and self._cpu.now_ns() >= self._watched_ns:
             return Stop(StopKind.IDLE, wake_ns)
         event_ns = self._next_event_ns()
         to_ns = wake_ns if event_ns is None else min(wake_ns, event_ns)

@@ -146,6 +146,10 @@ class Cpu:
         """RAM was changed behind the engine's back: drop code translated from these bytes."""
         lib.ft_cpu_invalidate_code(self._cpu, offset, size)
 
+    def invalidate_pages(self, pages: bytes) -> None:
+        """The same for all of these pages: their numbers as ``uint32_t`` in native order."""
+        lib.ft_cpu_invalidate_pages(self._cpu, ffi.from_buffer("uint32_t[]", pages), len(pages) // 4)
+
     def flush_tlb(self) -> None:
         lib.ft_cpu_flush_tlb(self._cpu)
 

@@ -102,6 +102,10 @@ class DeviceBroken(Input, frozen=True, array_like=True, tag="device-broken"):
     device: str
 
 
+class ColdTlb(Input, frozen=True, array_like=True, tag="cold-tlb"):
+    """The TLBs are empty from here on, as some module's is: accessed bits in page tables depend on what a TLB holds."""
+
+
 class TextWatch(Input, frozen=True, array_like=True, tag="text-watch"):
     """The epoch ends at the block entry after ``text`` came on the serial console; ``matched`` bytes of it came before.
 
@@ -115,7 +119,17 @@ class TextWatch(Input, frozen=True, array_like=True, tag="text-watch"):
 _outputs = msgspec.msgpack.Decoder(
     list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText | QueueKick | DriverFault]
 )
-_inputs = msgspec.msgpack.Decoder(list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken | TextWatch])
+
+
+class TimeWatch(Input, frozen=True, array_like=True, tag="time-watch"):
+    """The epoch ends when the guest waits and virtual time has come to ``virtual_ns``. In no log either."""
+
+    virtual_ns: int
+
+
+_inputs = msgspec.msgpack.Decoder(
+    list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken | ColdTlb | TextWatch | TimeWatch]
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_outputs = _outputs.decode

@@ -21,7 +21,7 @@ class CommandKind(IntEnum):
     """What a module can be told. Each command is answered by one report."""
 
     RUN = 1  # take the inputs in the payload, then run to the target
-    LOAD = 2  # become the Snapshot in the payload; the monitor has put RAM right
+    LOAD = 2  # become the state in the Load in the payload; the monitor has put RAM right
     FLUSH_TLB = 3  # start with a cold TLB, because another module does (UNICORN: accessed bits)
     INJECT = 4  # remember the faults in the payload
     STEP = 5  # run so many instructions as the target says; see Board.step
@@ -67,6 +67,14 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     arch: bytes
     board: bytes
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What a module becomes. ``pages``: the only ones in which RAM may differ from what the module saw there before, as
+    ``uint32_t`` in native order; None: all may."""
+
+    snapshot: Snapshot
+    pages: bytes | None = None
 
 
 class Descriptors(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from ftvm.module.link import (
     CommandKind,
     Fault,
     FaultTarget,
+    Load,
     ModuleEnd,
     RamBit,
     Setup,
@@ -33,7 +34,7 @@ from ftvm.module.link import (
 from ftvm.module.registers import register
 
 _decode_setup = msgspec.msgpack.Decoder(Setup).decode
-_decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
+_decode_load = msgspec.msgpack.Decoder(Load).decode
 _decode_faults = msgspec.msgpack.Decoder(list[Fault]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -62,7 +63,8 @@ class Module:
                 case CommandKind.RUN:
                     self._report(self._run(target, payload))
                 case CommandKind.LOAD:
-                    self._load(_decode_snapshot(payload))
+                    load = _decode_load(payload)
+                    self._load(load.snapshot, load.pages)
                     self._report(self._here())
                 case CommandKind.FLUSH_TLB:
                     self._cpu.flush_tlb()
@@ -105,10 +107,13 @@ class Module:
             stop.kind, stop.wake_ns or 0, self._board.save(), outputs, stop.detail.encode(), self._cpu.instruction()
         )
 
-    def _load(self, snapshot: Snapshot) -> None:
+    def _load(self, snapshot: Snapshot, pages: bytes | None = None) -> None:
         self._cpu.load(snapshot.arch)
         self._board.load(snapshot.board)
-        self._cpu.invalidate_code(0, len(self._ram))
+        if pages is None:
+            self._cpu.invalidate_code(0, len(self._ram))
+        else:
+            self._cpu.invalidate_pages(pages)
         self._cpu.rearm_dirty_log()
 
     def _inject(self, fault: Fault) -> None:

@@ -91,6 +91,19 @@ class EpochRunner:
                 attempt.losses.append(ModuleLost(module, "link", str(fault)))
         self.ended_s = self.began_s
         self._await(modules, attempt, blocks)
+        self._collect(modules, attempt)
+        return attempt
+
+    def drain(self, modules: Sequence[ModuleHandle]) -> list[ModuleLost]:
+        """Wait for those that were told something before somebody raised out of ``command``; who was lost."""
+        attempt = Attempt()
+        self.began_s = time.monotonic()
+        waiting = [module for module in modules if module.awaited]
+        self._await(waiting, attempt, blocks=0)
+        self._collect(waiting, attempt)
+        return attempt.losses
+
+    def _collect(self, modules: Sequence[ModuleHandle], attempt: Attempt) -> None:
         lost = {loss.module.index for loss in attempt.losses}
         for module in modules:
             if module.index not in lost:
@@ -98,7 +111,6 @@ class EpochRunner:
                     attempt.results.append(Result(module, *module.collect()))
                 except ModuleLost as loss:
                     attempt.losses.append(loss)
-        return attempt
 
     def _await(self, modules: Sequence[ModuleHandle], attempt: Attempt, blocks: int) -> None:
         waiting = [module for module in modules if module.index not in {loss.module.index for loss in attempt.losses}]

@@ -7,7 +7,7 @@ import contextlib
 import mmap
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,72 @@ class BadDirtyLog(Exception):
     """A dirty log names a page that does not exist: the module in ``args[0]`` is faulty."""
 
 
+class PageList:
+    """Numbers of pages, ascending: a cffi pointer (``uint32_t *``) and how many there are."""
+
+    def __init__(self, pages: Any, count: int) -> None:
+        self.pages = pages
+        self.count = count
+
+    @classmethod
+    def of(cls, numbers: Iterable[int]) -> "PageList":
+        ordered = sorted(set(numbers))
+        return cls(ffi.new("uint32_t[]", ordered), len(ordered))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.pages[0 : self.count])
+
+    def encode(self) -> bytes:
+        """As ``uint32_t`` in native order."""
+        return bytes(ffi.buffer(self.pages, 4 * self.count))
+
+
+class KeptMemory:
+    """What the image held once. Its memory is shared with other states, and is given back when nobody holds this."""
+
+    def __init__(self, owner: "VerifiedImage", number: int, drop: Callable[[int], None]) -> None:
+        self.owner = owner
+        self.number = number
+        weakref.finalize(self, drop, number).atexit = False
+
+
+class _Snapshots:
+    """The native keeper of earlier states, which outlives no image."""
+
+    def __init__(self, image: Any, ram_bytes: int, changed: Any) -> None:
+        self._store: Any = lib.ft_snapshots_open(image, ram_bytes, changed)
+        if self._store == ffi.NULL:
+            raise HostError("no memory for checkpoints")
+        self._pages = ffi.new("uint32_t[]", ram_bytes // PAGE_BYTES)
+
+    def keep(self) -> int:
+        number = int(lib.ft_snapshots_keep(self._store))
+        if number < 0:
+            raise HostError("no memory for another checkpoint", "keep fewer of them")
+        return number
+
+    def restore(self, number: int) -> PageList:
+        count = int(lib.ft_snapshots_restore(self._store, number, self._pages))
+        return PageList(self._pages, count)  # valid until the next call
+
+    def drop(self, number: int) -> None:
+        if self._store is not None:
+            lib.ft_snapshots_drop(self._store, number)
+
+    def bytes_used(self) -> int:
+        return int(lib.ft_snapshots_bytes(self._store))
+
+    def close(self) -> None:
+        lib.ft_snapshots_close(self._store)
+        self._store = None
+
+
+def _close(voter: Any, snapshots: list[_Snapshots]) -> None:
+    for each in snapshots:
+        each.close()
+    lib.ft_voter_close(voter)
+
+
 class VerifiedImage:
     """RAM, architectural state and chips as of the last commit; ``position`` is where that was."""
 
@@ -72,7 +138,8 @@ class VerifiedImage:
         self._voter = lib.ft_voter_open(self._address, ram_bytes, threads)
         if self._voter == ffi.NULL:
             raise HostError("no memory or threads for the comparison of the modules")
-        self.close = weakref.finalize(self, lib.ft_voter_close, self._voter)
+        self._snapshots: list[_Snapshots] = []  # one, from the first that is kept on
+        self.close = weakref.finalize(self, _close, self._voter, self._snapshots)
         """Give back threads and working memory. ``ram`` can still be read; nothing else can be used afterwards."""
         self._runs = ffi.new("ft_difference[]", MAX_RUNS)
         self._run_count = ffi.new("uint32_t *")
@@ -165,6 +232,27 @@ class VerifiedImage:
             lib.ft_voter_restore_all(self._voter, ram)
         else:
             lib.ft_voter_restore(self._voter, ram)
+
+    def keep(self) -> KeptMemory:
+        """Remember what RAM holds now. It costs what was written since the last call of this or of ``put_back``, and a
+        page whose content some kept state has already costs nothing. Raises HostError."""
+        if not self._snapshots:
+            self._snapshots.append(_Snapshots(self._address, self.ram_bytes, lib.ft_voter_changed(self._voter)))
+        return KeptMemory(self, self._snapshots[0].keep(), self._snapshots[0].drop)
+
+    def put_back(self, memory: KeptMemory, also: Iterable[int]) -> PageList:
+        """Let RAM hold what it held then; the pages that may have changed by it, and those of ``also``."""
+        assert memory.owner is self
+        pages = self._snapshots[0].restore(memory.number)
+        return PageList.of([*pages, *also]) if also else pages
+
+    def kept_bytes(self) -> int:
+        """What all kept states take."""
+        return self._snapshots[0].bytes_used() if self._snapshots else 0
+
+    def copy_pages(self, ram: Any, pages: PageList) -> None:
+        """Copy these pages into a module's RAM."""
+        lib.ft_voter_copy_pages(self._voter, ram, pages.pages, pages.count)
 
     def mark_content(self, pending: Any) -> None:
         """Set a byte (``uint8_t *``, one per page) for each page that holds more than zeros."""

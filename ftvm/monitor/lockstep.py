@@ -1,5 +1,6 @@
 """The loop that makes one machine of several modules: run an epoch, compare, commit what all agree on."""
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -7,11 +8,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ftvm.errors import EngineError, UsageError
+from ftvm.errors import EngineError, HostError, UsageError
 from ftvm.module import events
 from ftvm.module.board import StopKind
 from ftvm.module.console_script import Text
 from ftvm.module.events import (
+    ColdTlb,
     ConsoleOut,
     GuestExit,
     Input,
@@ -22,11 +24,12 @@ from ftvm.module.events import (
     TextWatch,
     TimePassed,
 )
-from ftvm.module.link import CommandKind, Fault, Report, Snapshot
+from ftvm.module.link import CommandKind, Fault, Load, RamBit, Report, Snapshot
+from ftvm.monitor.checkpoint import Checkpoint, Ending, LoggedInput
 from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
-from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.image import PageList, VerifiedImage
 from ftvm.monitor.pace import Pace
 from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import FailStop, Incident, Recovery
@@ -41,12 +44,8 @@ SCRUB_PAGES = 32
 """Compared with the image at each sync point, written or not: 256 MiB in about 20 s of a busy guest, for 20 us each."""
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended: ``outcome`` as in RunResult, and what the guest wrote to the debug-exit port, if it did."""
-
-    outcome: str
-    exit_code: int | None = None
+MAX_LOADS = 3
+"""Attempts to have all modules at one state, when some die meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,16 @@ class Lockstep:
         self._until_s = until_s
         self._clock = RealTime() if real_time else None
         self._runner = EpochRunner(self._wait_for_modules)
-        self._recovery = Recovery(image, self._runner, service, self._note)
+        self._recovery = Recovery(image, self._runner, service, self._note, self._note_cold_tlbs)
         self._scrub_first = 0
         self._stopped_s: float | None = None
         self._goal = Goal()
         self._at_once = False
         self._advancing = False
+        self._interrupted: Epoch | None = None
+        self._flush_due = False
+        self._tainted: set[int] = set()
+        """Pages in which the modules' RAM may differ from the image although nobody wrote there."""
         self._text: Text | None = None
         self._text_matched = 0
         self._faults: list[Fault] = []
@@ -128,12 +131,17 @@ class Lockstep:
         """By module: pages written in the newest epoch."""
         self.longest_pause_s = 0.0
         self.incidents: list[Incident] = []
-        self.input_log = [(image.position, inputs)] if inputs else []
-        """(position, encoded inputs): with the start image, all that this run depends on."""
+        self.on_input: list[Callable[[LoggedInput], None]] = []
+        """Called with all that enters the modules: with the start image, all that the run depends on. ``begin`` logs
+        none: its inputs are part of the first state."""
+        self.inputs_logged = 0
 
     def inject(self, faults: list[Fault]) -> None:
         """Tell all modules, at the next sync point, of faults that one of them is to have."""
         self._faults += faults
+        for fault in faults:
+            if isinstance(fault.target, RamBit):
+                self._tainted.add(fault.target.offset // PAGE_BYTES)
 
     def begin(self) -> None:
         """The first sync point, once: do all modules start alike? Raises EngineError, HostError."""
@@ -153,9 +161,82 @@ class Lockstep:
         self.ending = None
         return self._stretch(self._loop)
 
-    def _stretch(self, work: Callable[[], None]) -> Ending | None:
+    def checkpoint(self) -> Checkpoint:
+        """The verified state, to be restored later. The TLBs are cold from here on, as they will be then: whatever runs
+        from here runs alike each time. Raises UsageError while the machine runs, HostError without memory."""
+        self._must_stand_still()
+        self._flush_due = True
+        return Checkpoint(
+            self._report,
+            self._image.virtual_ns(),
+            self._image.keep(),
+            self.ending,
+            self.sync_points,
+            tuple(self.incidents),
+            self.inputs_logged,
+            bytes(self._console.shown),
+            tuple(copy.deepcopy(slot.policing) for slot in self._service.slots),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Be what the machine was then, with a module in service at every place. What is known of faults to come is as
+        it was then. Raises UsageError while the machine runs, HostError."""
+        self._must_stand_still()
+        self._drain()
+        report = checkpoint.report
+        pages: PageList | None = self._image.put_back(checkpoint.memory, self._tainted)
+        self._image.stand_at(Snapshot(report.arch, report.board))
+        if self._interrupted is not None:  # nobody knows what the modules have written
+            pages = None
+        for module in self._service.complete():
+            module.restore_pages(self._image, pages)
+        self._load_all(pages)
+        self._interrupted = None
+        self._tainted.clear()
+        self._flush_due = False
+        self._report, self.ending = report, checkpoint.ending
+        self.uncommitted = b""
+        self.finished = self.ending is not None and self.ending.outcome != "fail-stop"
+        self.sync_points, self.incidents = checkpoint.sync_points, [*checkpoint.incidents]
+        self.inputs_logged = checkpoint.inputs
+        self._console.shown[:] = checkpoint.console
+        for slot in self._service.slots:
+            slot.policing = checkpoint.policing(slot.index)
+        self._clock = RealTime() if self._clock is not None else None
+
+    def _resume_interrupted(self, epoch: Epoch) -> None:
+        """Run an epoch again in whose middle everything was left: from the verified state."""
+        self._drain()
+        for module in self._service.complete():
+            module.restore_pages(self._image, None)
+        self._load_all(None)
+        self._note_cold_tlbs()
+        self._step(epoch)
+
+    def _drain(self) -> None:
+        """Wait for modules that are still doing what they were told when somebody interrupted us."""
+        for loss in self._runner.drain(self._service.in_service):
+            self._service.vacate(loss.module)
+
+    def _load_all(self, pages: PageList | None) -> None:
+        """All modules become the verified state; only in ``pages``, if not None, can their RAM have changed by that."""
+        snapshot = Snapshot(self._image.arch, self._image.board)
+        payload = msgspec.msgpack.encode(Load(snapshot, None if pages is None else pages.encode()))
+        for _ in range(MAX_LOADS):
+            losses = self._runner.command(self._service.in_service, CommandKind.LOAD, payload=payload).losses
+            if not losses:
+                return
+            for loss in losses:
+                self._service.vacate(loss.module)
+            self._service.complete()
+        raise HostError("the modules of the machine end as soon as they are started")
+
+    def _must_stand_still(self) -> None:
         if self._advancing:
-            raise UsageError("the machine is running already", "a callback must return first")
+            raise UsageError("the machine is running", "a callback must return first")
+
+    def _stretch(self, work: Callable[[], None]) -> Ending | None:
+        self._must_stand_still()
         self._advancing = True
         try:
             work()
@@ -172,6 +253,8 @@ class Lockstep:
         return ending
 
     def _loop(self) -> None:
+        if self._interrupted is not None:
+            self._resume_interrupted(self._interrupted)
         while True:
             self._end_if_told()
             if self._reached():
@@ -183,6 +266,7 @@ class Lockstep:
         if self._faults:
             faults, self._faults = msgspec.msgpack.encode(self._faults), []
             self._runner.command(self._service.in_service, CommandKind.INJECT, payload=faults)
+        self._interrupted = epoch
         self._commit(self._agree(epoch))
 
     def _reached(self) -> bool:
@@ -192,10 +276,13 @@ class Lockstep:
 
     def _next_epoch(self) -> Epoch:
         inputs = self._inputs()
+        if self._flush_due:
+            self._flush_due = False
+            inputs.append(ColdTlb())
         position = self._image.position
         payload = self.uncommitted = events.encode(inputs) if inputs else b""
         if inputs:
-            self.input_log.append((position, payload))
+            self._log_inputs(payload)
         if self._text is not None:
             payload = events.encode([*inputs, TextWatch(self._goal.text or b"", self._text_matched)])
         if self._console.pending():  # input that was too long for one command enters at one position all the same
@@ -205,6 +292,15 @@ class Lockstep:
         if self._goal.position is not None:
             blocks = min(blocks, self._goal.position - position)
         return Epoch(position + blocks, payload, blocks)
+
+    def _log_inputs(self, payload: bytes) -> None:
+        self.inputs_logged += 1
+        for observer in self.on_input:
+            observer(LoggedInput(self._image.position, self._image.virtual_ns(), payload))
+
+    def _note_cold_tlbs(self) -> None:
+        """The modules were told otherwise: whoever repeats this run must know."""
+        self._log_inputs(events.encode([ColdTlb()]))
 
     def _agree(self, epoch: Epoch) -> Result:
         """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
@@ -225,6 +321,7 @@ class Lockstep:
         """Everything that all modules agree on becomes verified, and leaves. Raises _Ended when it says so."""
         report = self._report = result.report
         self._image.commit(report)
+        self._interrupted = None
         self.uncommitted = b""
         if self._service.resync is not None:
             self._service.resync.committed()
@@ -272,11 +369,12 @@ class Lockstep:
         assert resync is not None
         began_s = time.monotonic()
         resync.finish()
-        snapshot = msgspec.msgpack.encode(Snapshot(self._image.arch, self._image.board))
+        snapshot = msgspec.msgpack.encode(Load(Snapshot(self._image.arch, self._image.board)))
         if self._runner.command([resync.module], CommandKind.LOAD, payload=snapshot).losses:
             self._service.lose_returning()
             return
         flushed = self._runner.command(self._service.in_service, CommandKind.FLUSH_TLB)
+        self._note_cold_tlbs()
         for loss in flushed.losses:  # found again, and settled, in the epoch that follows
             loss.module.kill()
         self._service.seat_returned((time.monotonic() - began_s) * 1e3)

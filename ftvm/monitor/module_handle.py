@@ -35,7 +35,7 @@ from ftvm.module.link import (
     Snapshot,
     mailbox_bytes,
 )
-from ftvm.monitor.image import VerifiedImage, WrittenMemory
+from ftvm.monitor.image import PageList, VerifiedImage, WrittenMemory
 from ftvm.monitor.poller import Poller
 from ftvm.units import PAGE_BYTES, format_size
 
@@ -96,6 +96,8 @@ class ModuleHandle:
         self.index = index
         self.alive = True
         self.closed = False
+        self.awaited = False
+        """It was told something, and its report was not collected yet."""
         self.report: Report | None = None
         """The newest one: where it stands, if it stands still."""
         self._ready = False
@@ -237,6 +239,13 @@ class ModuleHandle:
         """Put its RAM back to the verified state, while it stands still: see VerifiedImage.restore."""
         image.restore(self._ram, everywhere)
 
+    def restore_pages(self, image: VerifiedImage, pages: PageList | None) -> None:
+        """The same for these pages, or for all if that is None."""
+        if pages is None:
+            image.restore(self._ram, everywhere=True)
+        else:
+            image.copy_pages(self._ram, pages)
+
     def standing_memory(self) -> WrittenMemory:
         """Its RAM between two epochs, with nothing written."""
         return WrittenMemory(self._ram, self._link.written_pages, 0)
@@ -256,6 +265,7 @@ class ModuleHandle:
 
     def post(self, kind: CommandKind, target: int = 0, payload: bytes = b"") -> None:
         self._link.post(kind, target, payload)
+        self.awaited = True
 
     def reported(self) -> bool:
         """Whether the report to the newest command is there; if not, it ends the poller's wait when it comes."""
@@ -263,6 +273,7 @@ class ModuleHandle:
 
     def collect(self) -> tuple[Report, WrittenMemory]:
         """The report, and what to compare of its memory. Raises ModuleLost."""
+        self.awaited = False
         try:
             report, written = self._link.collect()
         except LinkFault as fault:

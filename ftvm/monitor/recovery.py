@@ -22,7 +22,7 @@ import msgspec
 import xxhash
 
 from ftvm.errors import EngineError, HostError
-from ftvm.module.link import CommandKind, Report, Snapshot
+from ftvm.module.link import CommandKind, Load, Report, Snapshot
 from ftvm.monitor.compare import Difference, Divergence, compare
 from ftvm.monitor.epoch import Attempt, Epoch, EpochRunner, Result
 from ftvm.monitor.image import VerifiedImage, WrittenMemory
@@ -83,15 +83,22 @@ class Service(Protocol):
 
 
 class Recovery:
-    """Settles epochs; ``on_incident`` hears of each incident when it is over."""
+    """Settles epochs; ``on_incident`` hears of each incident when it is over, ``on_cold_tlbs`` when modules go on from
+    the verified state with TLBs that are cold now."""
 
     def __init__(
-        self, image: VerifiedImage, runner: EpochRunner, service: Service, on_incident: Callable[[Incident], None]
+        self,
+        image: VerifiedImage,
+        runner: EpochRunner,
+        service: Service,
+        on_incident: Callable[[Incident], None],
+        on_cold_tlbs: Callable[[], None],
     ) -> None:
         self._image = image
         self._runner = runner
         self._service = service
         self._on_incident = on_incident
+        self._on_cold_tlbs = on_cold_tlbs
         self._began_s = 0.0
 
     def settle(self, epoch: Epoch, attempt: Attempt, divergence: Divergence | None) -> Result:
@@ -211,7 +218,8 @@ class Recovery:
 
     def _load(self, modules: Sequence[ModuleHandle]) -> Attempt:
         """Registers and chips of the verified state; RAM was put right before. TLBs are cold afterwards."""
-        snapshot = msgspec.msgpack.encode(Snapshot(self._image.arch, self._image.board))
+        snapshot = msgspec.msgpack.encode(Load(Snapshot(self._image.arch, self._image.board)))
+        self._on_cold_tlbs()
         return self._runner.command(modules, CommandKind.LOAD, payload=snapshot)
 
     def _bury(self, attempt: Attempt) -> None:

@@ -144,6 +144,23 @@ class Service:
         self._tell(MODULE_FAULT, slot, f"transient {kind} fault, rolled back")
         return verdict is Verdict.KEEP
 
+    def vacate(self, module: ModuleHandle) -> None:
+        """Its place is empty now; nobody is blamed."""
+        self._slot_of(module).handle = None
+        self._retire(module)
+
+    def complete(self) -> list[ModuleHandle]:
+        """Give every empty place a module that holds the image; those who were in service already. Raises HostError."""
+        if self.resync is not None:
+            self._retire(self.resync.module)
+            self._abandon_resync()
+        before = self.in_service
+        for slot in self._vacant_slots():
+            module = self._start_module(slot.index)
+            self._ready(module).fill(self._image)
+            self.enlist(module)
+        return before
+
     # ---- by hand ----
 
     def slot(self, index: int) -> Slot:

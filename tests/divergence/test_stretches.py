@@ -180,7 +180,7 @@ def test_a_callback_cannot_run_the_machine_that_called_it() -> None:
         machine.run_until(position=10**9)
 
     machine = build("hello", again)
-    with pytest.raises(UsageError, match="running already"):
+    with pytest.raises(UsageError, match="machine is running"):
         machine.run()
 
 

@@ -1,0 +1,56 @@
+"""What a machine was at a sync point: everything that is needed to be there again, in memory."""
+
+import copy
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ftvm.module.link import Report
+from ftvm.monitor.image import KeptMemory
+from ftvm.monitor.policing import Policing
+from ftvm.monitor.recovery import Incident
+
+
+class LoggedInput(msgspec.Struct, frozen=True, array_like=True):
+    """``inputs`` (encoded, ftvm/module/events.py) that entered all modules when they stood at ``position`` and
+    ``virtual_ns``: a guest at HLT stays at its position while time goes on."""
+
+    position: int
+    virtual_ns: int
+    inputs: bytes
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a stretch ended: ``outcome`` as in RunResult, and what the guest wrote to the debug-exit port, if it did."""
+
+    outcome: str
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The verified state of a machine, and what had become of the machine by then.
+
+    It belongs to that machine while its context lasts. Its memory is shared with other checkpoints, and given back when
+    nobody holds it any more. What the outside has seen or sent is not in it.
+    """
+
+    report: Report
+    virtual_ns: int
+    memory: KeptMemory
+    ending: Ending | None
+    sync_points: int
+    incidents: tuple[Incident, ...]
+    inputs: int
+    """How many inputs were logged before."""
+    console: bytes = field(repr=False)
+    records: tuple[Policing, ...] = field(repr=False)
+
+    @property
+    def position(self) -> int:
+        return self.report.position
+
+    def policing(self, index: int) -> Policing:
+        """A copy of the fault record that this module had."""
+        return copy.deepcopy(self.records[index])
