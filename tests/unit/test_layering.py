@@ -18,6 +18,7 @@ LAYERS = (
     ("monitor", "display"),
     ("control",),
     ("machine", "management"),
+    ("debug",),
     ("guests", "terminal"),
     ("campaign", "bench"),
     ("cli",),

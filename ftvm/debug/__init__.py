@@ -1,0 +1,1 @@
+"""Understanding a machine: symbols, places in the guest's code, the REPL."""
