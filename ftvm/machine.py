@@ -203,7 +203,7 @@ class Machine:
             self._log.follow(on_event)
         _check_host_memory(config)
         self._start = _start_state(config)
-        self._console = Console(on_console)
+        self._console = Console(on_console, self._verified_board)
         if self._start.typed:
             self._console.send(self._start.typed)
         self._poller = Poller()
@@ -477,6 +477,9 @@ class Machine:
             self._faults.append(fault)
         else:
             self._lockstep.inject([fault])
+
+    def _verified_board(self) -> bytes:
+        return b"" if self._image is None else self._image.board
 
     @property
     def position(self) -> int:

@@ -212,6 +212,8 @@ void ft_link_close(ft_link *link);
 /* Monitor: post a command. -1: its payload is over ft_link_command_capacity(), or the doorbell failed. */
 int ft_link_post(ft_link *link, const ft_command *command, const void *payload);
 uint64_t ft_link_command_capacity(void);
+uint64_t
+ft_link_board_capacity(void); /* for ft_report.board_bytes: a state that is reported can be loaded again */
 
 /*
  * Monitor: 1 if the report to the newest command is there, 0 after `spins` looks without one. From a 0 on,

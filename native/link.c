@@ -12,7 +12,14 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-enum { PAGE_BYTES = 4096, CACHE_LINE = 64, COMMAND_PAYLOAD_BYTES = 1 << 20, REPORT_PAYLOAD_BYTES = 16 << 20 };
+enum {
+    PAGE_BYTES = 4096,
+    CACHE_LINE = 64,
+    /* Memory that is never written takes none. */
+    COMMAND_PAYLOAD_BYTES = 4 << 20,
+    REPORT_PAYLOAD_BYTES = 16 << 20,
+    BOARD_BYTES = COMMAND_PAYLOAD_BYTES - (64 << 10) /* with the rest of a snapshot it fits into a command */
+};
 
 /* Shared. Each cache line has one writer, so that a spinning reader disturbs only when there is news. */
 typedef struct {
@@ -112,6 +119,11 @@ uint64_t ft_link_command_capacity(void)
     return COMMAND_PAYLOAD_BYTES;
 }
 
+uint64_t ft_link_board_capacity(void)
+{
+    return BOARD_BYTES;
+}
+
 uint64_t ft_link_report_capacity(void)
 {
     return REPORT_PAYLOAD_BYTES;
@@ -145,7 +157,10 @@ int ft_link_collect(ft_link *link, ft_report *report)
     /* What is checked is the copy: a faulty module may go on writing. */
     atomic_signal_fence(memory_order_seq_cst);
     payload_bytes = (uint64_t)report->board_bytes + report->output_bytes + report->detail_bytes;
-    return payload_bytes <= REPORT_PAYLOAD_BYTES && report->written_count <= link->ram_pages ? 0 : -1;
+    return report->board_bytes <= BOARD_BYTES && payload_bytes <= REPORT_PAYLOAD_BYTES &&
+                   report->written_count <= link->ram_pages
+               ? 0
+               : -1;
 }
 
 const void *ft_link_report_payload(ft_link *link)
@@ -188,7 +203,8 @@ int ft_link_publish(ft_link *link, const ft_report *report, const void *board, c
     mailbox *box = link->box;
     unsigned char *end = box->report_payload;
 
-    if ((uint64_t)report->board_bytes + report->output_bytes + report->detail_bytes > REPORT_PAYLOAD_BYTES) {
+    if (report->board_bytes > BOARD_BYTES ||
+        (uint64_t)report->board_bytes + report->output_bytes + report->detail_bytes > REPORT_PAYLOAD_BYTES) {
         return -1;
     }
     memcpy(end, board, report->board_bytes);

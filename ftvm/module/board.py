@@ -240,7 +240,14 @@ class Board:
         )
         pit = Pit(clock, self._isa_line(TIMER_IRQ), self._rearm)
         rtc = Rtc(clock, self._isa_line(RTC_IRQ), self._rearm, config.rtc_base_s, config.ram_bytes)
-        self._uart = Uart(clock, self._isa_line(COM1_IRQ), self._serial_out, self._rearm)
+        self._script = ConsoleScript(
+            config.input,
+            config.input_after,
+            config.stop_on,
+            offer=lambda: self._uart.listen(),
+            stop=lambda: self._leave(StopText()),
+        )
+        self._uart = Uart(clock, self._isa_line(COM1_IRQ), self._serial_out, self._rearm, self._script)
         acpi_pm = AcpiPm(clock, self._isa_line(SCI_IRQ), lambda: self._leave(PowerOff()), self._rearm)
         self._i8042 = I8042(
             self._isa_line(KEYBOARD_IRQ), self._isa_line(MOUSE_IRQ), lambda: self._leave(ResetRequest("i8042"))
@@ -255,9 +262,6 @@ class Board:
         debugcon = Debugcon(lambda byte: self._console_out("debug", byte))
         debug_exit = DebugExit(lambda code: self._leave(GuestExit(code)))
         dma_pages = DmaPages()
-        self._script = ConsoleScript(
-            config.input, config.input_after, config.stop_on, self._uart.receive, lambda: self._leave(StopText())
-        )
 
         self.chips: dict[str, Chip] = {
             "pic0": self._master,

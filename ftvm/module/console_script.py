@@ -39,14 +39,16 @@ class Text:
 class ConsoleScriptState:
     input_matched: int = 0
     input_offered: bool = False
+    input_given: int = 0
+    """Bytes of it that were taken."""
     stop_matched: int = 0
     stopped: bool = False
 
 
 class ConsoleScript:
-    """``offer`` gives bytes to the serial port's receiver, once; ``stop`` is called when ``stop_on`` came, once.
+    """``offer`` is called when there is input to ``take``, once; ``stop`` when ``stop_on`` came, once.
 
-    ``input`` is offered when ``input_after`` came; without that, at once: the UART keeps it until the guest is ready.
+    There is ``input`` when ``input_after`` came; without that, at once: the UART takes it when the guest is ready.
     None or an empty text: there is nothing to wait for.
     """
 
@@ -55,7 +57,7 @@ class ConsoleScript:
         input: bytes,
         input_after: bytes | None,
         stop_on: bytes | None,
-        offer: Callable[[bytes], None],
+        offer: Callable[[], None],
         stop: Callable[[], None],
     ) -> None:
         self.state = ConsoleScriptState()
@@ -65,7 +67,7 @@ class ConsoleScript:
         self._offer = offer
         self._stop = stop
         if input and not input_after:
-            self._offer_input()
+            self.state.input_offered = True
 
     def watch(self, byte: int) -> None:
         """The guest wrote ``byte`` to the serial console."""
@@ -82,4 +84,14 @@ class ConsoleScript:
 
     def _offer_input(self) -> None:
         self.state.input_offered = True
-        self._offer(self._input)
+        self._offer()
+
+    def waits(self) -> bool:
+        """Whether input was offered and not all of it taken."""
+        return self.state.input_offered and 0 <= self.state.input_given < len(self._input)
+
+    def take(self) -> int:
+        """The next byte of the input. What was not taken is no part of the state, however much it is."""
+        byte = self._input[self.state.input_given]
+        self.state.input_given += 1
+        return byte

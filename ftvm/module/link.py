@@ -15,6 +15,10 @@ from ftvm.module.board import BoardConfig
 LENGTH_BYTES = 8
 ANSWER_BYTES = 65536
 """The longest SetupAnswer."""
+COMMAND_BYTES: int = lib.ft_link_command_capacity()
+"""The longest payload of a command."""
+BOARD_BYTES: int = lib.ft_link_board_capacity()
+"""The longest state of a board that a module can report, or be told to load."""
 
 
 class CommandKind(IntEnum):

@@ -21,7 +21,7 @@ from ftvm.errors import HostError, UnusableFile
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES
 from ftvm.module import events
 from ftvm.module.board import BoardConfig, unplugged
-from ftvm.module.link import Snapshot
+from ftvm.module.link import BOARD_BYTES, COMMAND_BYTES, Snapshot
 from ftvm.module.registers import ARCH_BYTES
 from ftvm.monitor.build_id import build_id
 from ftvm.monitor.image import VerifiedImage
@@ -216,7 +216,9 @@ class _Reader:
         ram_bytes = state.board.ram_bytes
         if not MIN_RAM_BYTES <= ram_bytes <= MAX_RAM_BYTES or ram_bytes % PAGE_BYTES:
             raise self._damaged()
-        if len(state.snapshot.arch) != ARCH_BYTES:
+        if len(state.snapshot.arch) != ARCH_BYTES or len(state.snapshot.board) > BOARD_BYTES:
+            raise self._damaged()
+        if len(state.inputs) > COMMAND_BYTES:
             raise self._damaged()
         return state
 

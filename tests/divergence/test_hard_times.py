@@ -22,6 +22,10 @@ from tests.divergence.processes import children, ended
 STUCK = {"append": "rounds=2", "epoch_blocks": 200_000}
 
 
+LONG_INPUT = bytes(range(1, 256)) * 50_000
+"""More than any command to a module or any report of one can hold."""
+
+
 def break_module_1(machine: Machine) -> None:
     machine.inject(1, 1_000_000, RegisterBit("rbx", 9), 1)
 
@@ -164,6 +168,19 @@ def test_an_epoch_that_ends_every_module_is_a_fail_stop_that_says_so(monkeypatch
     assert hit.result.outcome == "fail-stop"
     assert hit.result.divergences[-1].verdict == "fail-stop"
     assert hit.result.divergences[-1].where == "every module"
+
+
+def test_input_that_the_guest_does_not_read_is_no_burden() -> None:
+    """It is kept outside of the modules' state, which is loaded anew when one of them comes back."""
+
+    def on_console(this: Run, new: bytes) -> None:
+        if not this.machine.modules[1].restarts and b"alu " in new:
+            this.machine.send_console(LONG_INPUT)
+            this.kill(1)
+
+    hit = run("workload", on_console=on_console, append="rounds=8", input=LONG_INPUT)
+    assert (hit.result.outcome, hit.console) == ("exit", golden("workload", "rounds=8").console)
+    assert [(d.kind, d.verdict) for d in hit.result.divergences] == [("death", "failed-over")]
 
 
 def test_a_run_that_is_ended_while_an_arbiter_works_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from ftvm._native import ffi, lib
-from ftvm.module.link import CommandKind, LinkFault, ModuleEnd, MonitorEnd, Report, mailbox_bytes
+from ftvm.module.link import CommandKind, LinkFault, ModuleEnd, MonitorEnd, Report, Snapshot, mailbox_bytes
+from ftvm.module.registers import ARCH_BYTES
 from ftvm.units import MIB
 
 RAM_BYTES = 2 * MIB
@@ -141,12 +143,19 @@ def test_a_command_that_does_not_fit_is_refused(pair: Pair) -> None:
 
 
 def test_a_report_that_does_not_fit_is_refused(pair: Pair) -> None:
-    capacity = lib.ft_link_report_capacity()
+    capacity, board_bytes = lib.ft_link_report_capacity(), lib.ft_link_board_capacity()
     with pytest.raises(LinkFault):
-        pair.publish(board=bytes(capacity), outputs=b"x")
-    pair.publish(board=b"b" * (capacity - 2), outputs=b"o", detail=b"d")
+        pair.publish(board=bytes(board_bytes + 1))
+    with pytest.raises(LinkFault):
+        pair.publish(board=b"b", outputs=bytes(capacity))
+    pair.publish(board=b"b" * board_bytes, outputs=b"o" * (capacity - board_bytes - 1), detail=b"d")
     report, _ = pair.monitor.collect()
-    assert (report.board[-1:], report.outputs, report.detail) == (b"b", b"o", b"d")
+    assert (report.board[-1:], report.outputs[-1:], report.detail) == (b"b", b"o", b"d")
+
+
+def test_a_state_that_is_reported_can_be_loaded_again(pair: Pair) -> None:
+    snapshot = Snapshot(bytes(ARCH_BYTES), bytes(lib.ft_link_board_capacity()))
+    pair.monitor.post(CommandKind.LOAD, 0, msgspec.msgpack.encode(snapshot))
 
 
 @pytest.mark.parametrize("garbage", [0xFF, 0x7F, 0x80])

@@ -65,6 +65,8 @@ KEYBOARD_RESET = 0xFF
 
 MAX_KEYS = 16384
 """Codes that wait for the guest: a page of text that was pasted. The real keyboard keeps 16 bytes."""
+MAX_REPLIES = 16
+"""That a guest has not read; a real controller keeps fewer."""
 
 ACK = 0xFA
 RESEND = 0xFE
@@ -244,10 +246,12 @@ class I8042:
 
     def _reply(self, value: int, status: int = 0) -> None:
         self.state.replies.append((value, status | STATUS_OUTPUT_FULL))
+        del self.state.replies[MAX_REPLIES:]
 
     def _fill_output(self) -> None:
         """Put the next byte into the output buffer, if that is empty, and raise the interrupt that is due."""
         state = self.state
+        del state.keyboard_replies[MAX_REPLIES:]
         if not state.output_status:
             if state.replies:
                 state.output, state.output_status = state.replies.pop(0)

@@ -7,6 +7,7 @@ patience: a byte that does not fit, or that nobody is ready for, waits on the wi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ftvm.module.chips.chip import Clock, IrqLine
 
@@ -58,6 +59,9 @@ MSR_DCD = 0x80
 MSR_DELTAS = 0x0F
 _TERMINAL_PRESENT = MSR_CTS | MSR_DSR | MSR_DCD
 
+WIRE_BYTES = 65536
+"""As many the terminal keeps for a guest that does not read. Whoever types looks how many there are."""
+
 _FIFO_BYTES = 16
 _TRIGGER_BYTES = (1, 4, 8, 14)
 _TIMEOUT_CHARACTERS = 4
@@ -88,19 +92,43 @@ class UartState:
     interrupt: bool = False
 
 
-class Uart:
-    """``transmit`` takes each byte sent. ``rearm`` is called when ``next_event_ns`` may have become earlier."""
+class Source(Protocol):
+    """Somebody who has bytes to send."""
 
-    def __init__(self, clock: Clock, irq: IrqLine, transmit: Callable[[int], None], rearm: Callable[[], None]) -> None:
+    def waits(self) -> bool:
+        """Whether there is one to ``take``."""
+        ...
+
+    def take(self) -> int: ...
+
+
+class Uart:
+    """``transmit`` takes each byte sent. ``rearm`` is called when ``next_event_ns`` may have become earlier. What
+    ``source`` has is sent before what was received.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        irq: IrqLine,
+        transmit: Callable[[int], None],
+        rearm: Callable[[], None],
+        source: Source | None = None,
+    ) -> None:
         self.state = UartState()
         self._clock = clock
         self._irq = irq
         self._transmit = transmit
         self._rearm = rearm
+        self._source = source
 
     def receive(self, data: bytes) -> None:
         """The terminal sends these bytes, after those it has not finished sending."""
         self.state.wire += data
+        self._await_arrival()
+
+    def listen(self) -> None:
+        """The source has something now."""
         self._await_arrival()
 
     def read(self, offset: int, size: int) -> int:
@@ -166,9 +194,7 @@ class Uart:
             state.timeout_pending = True
         while state.arrival_ns is not None and state.arrival_ns <= now_ns:
             arrived_ns, state.arrival_ns = state.arrival_ns, None
-            byte = state.wire[0]
-            del state.wire[0]
-            self._put_received(byte, arrived_ns)
+            self._put_received(self._next_byte(), arrived_ns)
             self._await_arrival(arrived_ns)
         self._update()
 
@@ -186,9 +212,17 @@ class Uart:
         ready = (state.mcr & MCR_RTS or state.ier & IER_RECEIVED) and not state.mcr & MCR_LOOP
         if not ready:
             state.arrival_ns = None
-        elif state.wire and state.arrival_ns is None and self._room():
+        elif (state.wire or self._source_waits()) and state.arrival_ns is None and self._room():
             state.arrival_ns = (self._clock() if since_ns is None else since_ns) + self._character_ns()
             self._rearm()
+
+    def _source_waits(self) -> bool:
+        return self._source is not None and self._source.waits()
+
+    def _next_byte(self) -> int:
+        if self._source is not None and self._source.waits():
+            return self._source.take()
+        return self.state.wire.pop(0)
 
     def _character_ns(self) -> int:
         """Start bit, data, parity and stop bits at the programmed speed; a divisor of 0 counts as 65536."""
