@@ -45,6 +45,7 @@ from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
 from ftvm.monitor.savefile import MachineState, SavedMachine
+from ftvm.monitor.script import LoggedInput, Moment
 from ftvm.monitor.service import Service
 from ftvm.monitor.start import StartState
 from ftvm.units import GIB, MIB, PAGE_BYTES, format_size
@@ -317,22 +318,23 @@ class Machine:
         )
 
     def run_until(
-        self, position: int | None = None, text: str | None = None, timeout_s: float | None = None
+        self, position: int | Moment | None = None, text: str | None = None, timeout_s: float | None = None
     ) -> Ending | None:
-        """Run the guest until it stands at ``position``, or ``text`` came on the serial console since it last stood
-        still; None says so. Otherwise what ended the stretch before: the end of the guest, ``timeout`` after
-        ``timeout_s`` or the configuration's own, ``stopped``, ``fail-stop``.
+        """Run the guest until it comes to ``position`` (or to a moment of waiting there), or ``text`` came on the
+        serial console since it last stood still; None says so. Otherwise what ended the stretch before: the end of
+        the guest, ``timeout`` after ``timeout_s`` or the configuration's own, ``stopped``, ``fail-stop``.
 
         After a text it stands at the block that follows the text's last byte, whatever the length of the epochs. After
         a timeout or a stop, it can go on. Inside a context only. Raises UsageError, HostError, EngineError.
         """
         lockstep, image = self._running()
-        if position is not None and position < image.position:
-            raise UsageError(f"the machine is at {image.position} already, past {position}")
+        moment = Moment(position, 0) if isinstance(position, int) else position
+        if moment is not None and moment.position < image.position:
+            raise UsageError(f"the machine is at {image.position} already, past {moment.position}")
         if text == "":
             raise UsageError("an empty text to wait for")
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return lockstep.advance(Goal(position, None if text is None else text.encode(), until_s))
+        return lockstep.advance(Goal(moment, None if text is None else text.encode(), until_s))
 
     def checkpoint(self) -> Checkpoint:
         """The verified state as it is now, to be restored as often as wanted while the context lasts. It costs what the
@@ -353,6 +355,23 @@ class Machine:
         if checkpoint.memory.owner is not image:
             raise UsageError("a checkpoint of another machine")
         lockstep.restore(checkpoint)
+
+    @property
+    def moment(self) -> Moment:
+        """Of the verified state. Inside a context only."""
+        return self._running()[0].moment
+
+    def follow_inputs(self, observer: Callable[[LoggedInput], None]) -> Callable[[], None]:
+        """Call ``observer`` with all that enters the guest from now on, and where; the result ends that. With the state
+        that the guest has now, it is all that its further run depends on. Inside a context only."""
+        observers = self._running()[0].on_input
+        observers.append(observer)
+        return lambda: observers.remove(observer)
+
+    def play(self, inputs: Sequence[LoggedInput], end: Moment, shown: bool = False) -> None:
+        """From here to ``end``, repeat a run that had these inputs: nothing else enters, nothing leaves. ``shown``: but
+        the console is shown. A stretch raises ScriptMismatch where the guest goes another way."""
+        self._running()[0].play(inputs, end, shown)
 
     def _running(self) -> tuple[Lockstep, VerifiedImage]:
         if self._resources is None or self._lockstep is None or self._image is None:

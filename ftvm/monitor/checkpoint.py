@@ -3,21 +3,11 @@
 import copy
 from dataclasses import dataclass, field
 
-import msgspec
-
 from ftvm.module.link import Report
 from ftvm.monitor.image import KeptMemory
 from ftvm.monitor.policing import Policing
 from ftvm.monitor.recovery import Incident
-
-
-class LoggedInput(msgspec.Struct, frozen=True, array_like=True):
-    """``inputs`` (encoded, ftvm/module/events.py) that entered all modules when they stood at ``position`` and
-    ``virtual_ns``: a guest at HLT stays at its position while time goes on."""
-
-    position: int
-    virtual_ns: int
-    inputs: bytes
+from ftvm.monitor.script import Moment
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class Checkpoint:
     """
 
     report: Report
-    virtual_ns: int
+    moment: Moment
     memory: KeptMemory
     ending: Ending | None
     sync_points: int
@@ -49,7 +39,7 @@ class Checkpoint:
 
     @property
     def position(self) -> int:
-        return self.report.position
+        return self.moment.position
 
     def policing(self, index: int) -> Policing:
         """A copy of the fault record that this module had."""

@@ -47,12 +47,12 @@ class Console:
         self._strokes: deque[bytes] = deque()
         self.shown = bytearray()
 
-    def release(self, output: ConsoleOut) -> None:
-        """All modules agreed on ``output``: show it."""
+    def release(self, output: ConsoleOut, shown: bool = True) -> None:
+        """All modules agreed on ``output``: show it, unless it was shown before."""
         self.shown += output.data
         if len(self.shown) > 2 * KEPT_BYTES:
             del self.shown[:-KEPT_BYTES]
-        if self._on_output is not None:
+        if self._on_output is not None and shown:
             self._on_output(output.channel, output.data)
 
     def send(self, data: bytes) -> None:

@@ -23,9 +23,10 @@ from ftvm.module.events import (
     StopText,
     TextWatch,
     TimePassed,
+    TimeWatch,
 )
 from ftvm.module.link import CommandKind, Fault, Load, RamBit, Report, Snapshot
-from ftvm.monitor.checkpoint import Checkpoint, Ending, LoggedInput
+from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
@@ -33,6 +34,7 @@ from ftvm.monitor.image import PageList, VerifiedImage
 from ftvm.monitor.pace import Pace
 from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import FailStop, Incident, Recovery
+from ftvm.monitor.script import LoggedInput, Moment, Script, ScriptMismatch
 from ftvm.monitor.service import Service
 from ftvm.monitor.timekeeping import RealTime
 from ftvm.units import PAGE_BYTES
@@ -50,10 +52,10 @@ MAX_LOADS = 3
 
 @dataclass(frozen=True)
 class Goal:
-    """How far to advance: to a position, until ``text`` came on the serial console from now on, to a monotonic time;
-    to whatever comes first. A text ends the stretch at the block after its last byte, whatever the epoch length."""
+    """How far to advance: to a moment, until ``text`` came on the serial console from now on, to a monotonic time; to
+    whatever comes first. A text ends the stretch at the block after its last byte, whatever the epoch length."""
 
-    position: int | None = None
+    moment: Moment | None = None
     text: bytes | None = None
     until_s: float | None = None
 
@@ -115,6 +117,8 @@ class Lockstep:
         self._advancing = False
         self._interrupted: Epoch | None = None
         self._flush_due = False
+        self._script: Script | None = None
+        self._script_shown = False
         self._tainted: set[int] = set()
         """Pages in which the modules' RAM may differ from the image although nobody wrote there."""
         self._text: Text | None = None
@@ -161,6 +165,17 @@ class Lockstep:
         self.ending = None
         return self._stretch(self._loop)
 
+    def play(self, inputs: Sequence[LoggedInput], end: Moment, shown: bool) -> None:
+        """From here to ``end``, repeat a run that these inputs entered: nothing else enters, nothing leaves, and it is
+        not logged again. ``shown``: but the console is shown."""
+        self._must_stand_still()
+        self._script, self._script_shown = Script(inputs, end), shown
+
+    @property
+    def moment(self) -> Moment:
+        """Of the verified state."""
+        return Moment(self._image.position, self._image.virtual_ns())
+
     def checkpoint(self) -> Checkpoint:
         """The verified state, to be restored later. The TLBs are cold from here on, as they will be then: whatever runs
         from here runs alike each time. Raises UsageError while the machine runs, HostError without memory."""
@@ -168,7 +183,7 @@ class Lockstep:
         self._flush_due = True
         return Checkpoint(
             self._report,
-            self._image.virtual_ns(),
+            self.moment,
             self._image.keep(),
             self.ending,
             self.sync_points,
@@ -196,6 +211,7 @@ class Lockstep:
         self._flush_due = False
         self._report, self.ending = report, checkpoint.ending
         self.uncommitted = b""
+        self._script = None
         self.finished = self.ending is not None and self.ending.outcome != "fail-stop"
         self.sync_points, self.incidents = checkpoint.sync_points, [*checkpoint.incidents]
         self.inputs_logged = checkpoint.inputs
@@ -257,10 +273,15 @@ class Lockstep:
             self._resume_interrupted(self._interrupted)
         while True:
             self._end_if_told()
+            if self._script is not None and not self._script.goes_on(self.moment):
+                self._script = None
             if self._reached():
                 return
             self._attend()
-            self._step(self._next_epoch())
+            if self._script is not None:
+                self._play_epoch(self._script)
+            else:
+                self._step(self._next_epoch())
 
     def _step(self, epoch: Epoch) -> None:
         if self._faults:
@@ -272,7 +293,7 @@ class Lockstep:
     def _reached(self) -> bool:
         if self._text is not None and self._text_matched == len(self._text):
             return True
-        return self._goal.position is not None and self._image.position >= self._goal.position
+        return self._goal.moment is not None and self.moment >= self._goal.moment
 
     def _next_epoch(self) -> Epoch:
         inputs = self._inputs()
@@ -281,26 +302,56 @@ class Lockstep:
             inputs.append(ColdTlb())
         position = self._image.position
         payload = self.uncommitted = events.encode(inputs) if inputs else b""
+        # Input that was too long for one command enters at one position all the same.
+        at_once = self._console.pending()
         if inputs:
-            self._log_inputs(payload)
-        if self._text is not None:
-            payload = events.encode([*inputs, TextWatch(self._goal.text or b"", self._text_matched)])
-        if self._console.pending():  # input that was too long for one command enters at one position all the same
+            self._log_inputs(payload, at_once)
+        if at_once:
             return Epoch(position, payload)
         joining = self._service.resync is not None and self._service.resync.nearly_done()
         blocks = min(RESYNC_EPOCH_BLOCKS, self._pace.blocks) if joining else self._pace.blocks
-        if self._goal.position is not None:
-            blocks = min(blocks, self._goal.position - position)
-        return Epoch(position + blocks, payload, blocks)
+        return self._epoch_towards(self._goal.moment, blocks, inputs)
 
-    def _log_inputs(self, payload: bytes) -> None:
+    def _epoch_towards(self, stop: Moment | None, blocks: int, inputs: list[Input]) -> Epoch:
+        """So many blocks, but not past ``stop``."""
+        position = self._image.position
+        if stop is not None:
+            if stop.position > position:
+                blocks = min(blocks, stop.position - position)
+            else:  # the guest waits here; it is only time that goes on
+                blocks, inputs = 1, [*inputs, TimeWatch(stop.virtual_ns)]
+        if self._text is not None:
+            inputs = [*inputs, TextWatch(self._goal.text or b"", self._text_matched)]
+        return Epoch(position + blocks, events.encode(inputs) if inputs else b"", blocks)
+
+    def _play_epoch(self, script: Script) -> None:
+        """One epoch of a run that is repeated. Raises ScriptMismatch."""
+        before = self.moment
+        entry = script.take(before)
+        inputs: list[Input] = []
+        if entry is not None:
+            self.inputs_logged += 1
+            self.uncommitted = entry.inputs
+            inputs += events.decode_inputs(entry.inputs)
+        if entry is not None and entry.at_once:
+            epoch = Epoch(before.position, entry.inputs)
+        else:
+            stops = [script.next_stop(before), *([self._goal.moment] if self._goal.moment is not None else [])]
+            epoch = self._epoch_towards(min(stops), self._pace.blocks, inputs)
+        self._step(epoch)
+        if entry is None and self.moment == before:
+            raise ScriptMismatch(f"the guest waits at {before}; the run that is repeated went on from there")
+
+    def _log_inputs(self, payload: bytes, at_once: bool) -> None:
         self.inputs_logged += 1
+        entry = LoggedInput(*self.moment, at_once, payload)
         for observer in self.on_input:
-            observer(LoggedInput(self._image.position, self._image.virtual_ns(), payload))
+            observer(entry)
 
     def _note_cold_tlbs(self) -> None:
         """The modules were told otherwise: whoever repeats this run must know."""
-        self._log_inputs(events.encode([ColdTlb()]))
+        if self._script is None:
+            self._log_inputs(events.encode([ColdTlb()]), at_once=True)
 
     def _agree(self, epoch: Epoch) -> Result:
         """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
@@ -328,11 +379,13 @@ class Lockstep:
         self.sync_points += 1
         outputs = events.decode_outputs(report.outputs)
         ending = _ending(report, outputs)
+        if ending in (_HALTED, _STOPPED) and self._script is not None and self._script.goes_on(self.moment):
+            ending = None  # somebody let it go on then
         self.finished = ending not in (None, _STOPPED)
         for output in outputs:
             if isinstance(output, ConsoleOut):
                 self._look_for_text(output)
-                self._console.release(output)
+                self._console.release(output, shown=self._script is None or self._script_shown)
         if report.stop == StopKind.ENGINE:
             raise EngineError(f"the engine failed at position {report.position}: {report.detail.decode()}")
         if ending is not None:
