@@ -446,14 +446,14 @@ class Lockstep:
             while not wake_ns and not self._disturbed():
                 self._wait(self._service.attention_in_s())
             return []  # the modules let virtual time jump by themselves
-        virtual_ns = self._image.virtual_ns()
+        self._clock.become_idle(self._image.virtual_ns())
         while not self._disturbed():
-            now_ns = self._clock.now_ns(virtual_ns)
+            now_ns = self._clock.now_ns()
             if wake_ns and now_ns >= wake_ns:
                 return [TimePassed(wake_ns)]
             timeouts = [(wake_ns - now_ns) / 1e9 if wake_ns else None, self._service.attention_in_s()]
             self._wait(min((timeout_s for timeout_s in timeouts if timeout_s is not None), default=None))
-        return [TimePassed(self._clock.now_ns(virtual_ns))]
+        return [TimePassed(self._clock.now_ns())]
 
     def _disturbed(self) -> bool:
         resync = self._service.resync

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from ftvm.monitor import deadline, timekeeping
+from ftvm.monitor import deadline
 from ftvm.monitor.deadline import Deadline
 from ftvm.monitor.pace import EPOCH_S, FIRST_BLOCKS, GROWTH, MAX_BLOCKS, MIN_BLOCKS, Pace
 from ftvm.monitor.poller import Poller
@@ -108,41 +108,51 @@ def test_a_module_that_is_behind_the_others_has_less_time() -> None:
     assert limits.limit_s(1_000, 1.0) == 1.0 + deadline.BEHIND_TIMES
 
 
-@pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    now = [10_000_000_000]
-    monkeypatch.setattr(timekeeping.time, "monotonic_ns", lambda: now[0])
-    return now
+class Wall:
+    """The wall clock, as the test moves it."""
+
+    def __init__(self) -> None:
+        self.ns = 10_000_000_000
+        self.clock = RealTime(lambda: self.ns)
+        self.clock.become_idle(0)
+
+    def pass_by(self, ns: int) -> None:
+        self.ns += ns
 
 
-def test_virtual_time_follows_the_wall_clock_from_the_first_look(wall: list[int]) -> None:
-    clock = RealTime()
-    assert clock.now_ns(500) == 500
-    wall[0] += 1000
-    assert clock.now_ns(500) == 1500
+def test_virtual_time_follows_the_wall_clock_from_the_first_look() -> None:
+    wall = Wall()
+    wall.pass_by(1000)
+    assert wall.clock.now_ns() == 1000
 
 
-def test_a_guest_that_ran_ahead_waits_for_the_wall_clock(wall: list[int]) -> None:
-    clock = RealTime()
-    clock.now_ns(0)
-    wall[0] += 1_000
-    assert clock.now_ns(5_000_000) == 1_000
+def test_a_guest_that_ran_ahead_waits_for_the_wall_clock() -> None:
+    wall = Wall()
+    wall.pass_by(1_000)
+    wall.clock.become_idle(5_000_000)
+    assert wall.clock.now_ns() == 1_000
 
 
-def test_a_guest_that_is_a_little_behind_catches_up(wall: list[int]) -> None:
-    clock = RealTime()
-    clock.now_ns(0)
-    wall[0] += LAG_FORGIVEN_NS
-    assert clock.now_ns(0) == LAG_FORGIVEN_NS
+def test_a_guest_that_is_a_little_behind_catches_up() -> None:
+    wall = Wall()
+    wall.pass_by(LAG_FORGIVEN_NS)
+    wall.clock.become_idle(0)
+    assert wall.clock.now_ns() == LAG_FORGIVEN_NS
 
 
-def test_a_guest_that_is_far_behind_does_not_catch_up(wall: list[int]) -> None:
-    clock = RealTime()
-    clock.now_ns(0)
-    wall[0] += LAG_FORGIVEN_NS + 1
-    assert clock.now_ns(0) == 0
-    wall[0] += 10
-    assert clock.now_ns(0) == 10
+def test_a_guest_that_is_far_behind_does_not_catch_up() -> None:
+    wall = Wall()
+    wall.pass_by(LAG_FORGIVEN_NS + 1)
+    wall.clock.become_idle(0)
+    assert wall.clock.now_ns() == 0
+    wall.pass_by(10)
+    assert wall.clock.now_ns() == 10
+
+
+def test_a_long_sleep_ends() -> None:
+    wall = Wall()
+    wall.pass_by(20 * LAG_FORGIVEN_NS)
+    assert wall.clock.now_ns() == 20 * LAG_FORGIVEN_NS
 
 
 def test_an_epoch_length_that_was_asked_for_stays() -> None:
