@@ -34,8 +34,10 @@ from ftvm.module.board import BoardConfig
 from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
 from ftvm.module.registers import register
 from ftvm.monitor import savefile
+from ftvm.monitor.bays import Bays, DiskFiles
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.console import Console
+from ftvm.monitor.devices import Devices
 from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Goal, Lockstep
@@ -74,7 +76,7 @@ class MachineConfig:
 
     The verified state is saved to ``save_on_exit`` when the run ends before the guest does, and to
     ``save_on_fail_stop`` (or else there too) at a fail-stop. With ``saved`` the machine goes on from there: see
-    ``resume``.
+    ``resume``. ``disks``: by bay; a machine that goes on needs the same ones.
     """
 
     image: Path
@@ -97,6 +99,7 @@ class MachineConfig:
     save_on_exit: Path | None = None
     save_on_fail_stop: Path | None = None
     saved: SavedMachine | None = None
+    disks: tuple[DiskFiles, ...] = ()
 
     @classmethod
     def resume(cls, saved: SavedMachine, **settings: Any) -> "MachineConfig":
@@ -244,6 +247,9 @@ class Machine:
     def _bring_up(self, resources: contextlib.ExitStack) -> None:
         config = self._config
         resources.callback(self._poller.close)
+        bays = Bays(config.disks, self._log)
+        resources.callback(bays.close)
+        self._start = self._start.with_disks(bays.configs)
         image = self._image = VerifiedImage(config.memory_bytes, threads=max(2, config.modules))
         resources.callback(image.close)
         service = self._service = Service(config.modules, self._start_module, image, self._log)
@@ -253,17 +259,21 @@ class Machine:
         image.stand_at(self._start.snapshot)
         service.fill()
         requests = SyncPointPoller(self._poller)
+        blocks = bays.plug_in(image, self._poller, real_time=config.real_time)
         lockstep = self._lockstep = Lockstep(
             service,
             image,
             self._console,
             self._poller,
             requests,
+            Devices(self._log, blocks),
             inputs=self._start.inputs,
+            kicked=self._start.kicked,
             stop=self._stop,
             epoch_blocks=config.epoch_blocks,
             until_s=None if config.timeout_s is None else self._began_s + config.timeout_s,
             real_time=config.real_time,
+            interactive=config.interactive,
         )
         if config.event_log is not None:
             resources.callback(EventFile(str(config.event_log), self._log).close)
@@ -403,10 +413,10 @@ class Machine:
             raise UsageError("nothing to save: the guest ended by itself")
         snapshot = Snapshot(image.arch, image.board)
         start = self._start
-        inputs = lockstep.uncommitted
+        inputs, kicked = lockstep.unseen()
         if keys := self._console.keys_waiting():
             inputs = events.encode([*(events.decode_inputs(inputs) if inputs else ()), *keys])
-        state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting())
+        state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting(), kicked)
         try:
             savefile.save(path, state, image)
         except HostError as error:

@@ -21,6 +21,7 @@ from ftvm.cli._output import json_option, output_file, write_json
 from ftvm.errors import HostError, UsageError
 from ftvm.machine import MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.monitor import savefile
+from ftvm.monitor.bays import DiskFiles
 from ftvm.monitor.eventlog import Event
 from ftvm.units import parse_blocks
 
@@ -52,6 +53,14 @@ _OPTIONS = (
         "--real-time/--no-real-time",
         default=None,
         help="An idle guest waits for the wall clock, else its time jumps. Default: when interactive on a terminal.",
+    ),
+    click.option(
+        "--disk",
+        "disks",
+        metavar="FILE[,FILE]...[,readonly]",
+        multiple=True,
+        help="A disk: the files that mirror each other, as 'ftvm disk' makes them, or a single raw image. Repeatable:"
+        " /dev/vda, vdb, vdc.",
     ),
     click.option("--name", help="For 'ftvm ctl'; by default the process id."),
     click.option(
@@ -88,6 +97,7 @@ class Settings:
     timeout: float | None
     interactive: bool | None
     real_time: bool | None
+    disks: tuple[str, ...]
     name: str | None
     save_on_exit: Path | None
     event_log: Path | None
@@ -115,6 +125,7 @@ class Settings:
             "timeout_s": self.timeout,
             "interactive": interactive,
             "real_time": interactive and on_terminal if self.real_time is None else self.real_time,
+            "disks": tuple(DiskFiles.parse(text) for text in self.disks),
             "name": name,
             "save_on_exit": self.save_on_exit,
             "save_on_fail_stop": self.save_on_exit or Path(f"ftvm-{name}.save"),

@@ -134,3 +134,13 @@ _inputs = msgspec.msgpack.Decoder(
 encode = msgspec.msgpack.Encoder().encode
 decode_outputs = _outputs.decode
 decode_inputs = _inputs.decode
+
+
+def portion(inputs: list[Input], room_bytes: int) -> list[Input]:
+    """Take the first of ``inputs`` away, as many as one command can bring into a module: at least one."""
+    taken: list[Input] = []
+    size = 0
+    while inputs and (not taken or size + len(encode(inputs[0])) <= room_bytes):
+        taken.append(inputs.pop(0))
+        size += len(encode(taken[-1]))
+    return taken

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass, field
 
+from ftvm.module.events import Input
 from ftvm.module.link import Report
 from ftvm.monitor.image import KeptMemory
 from ftvm.monitor.policing import Policing
@@ -23,7 +24,7 @@ class Checkpoint:
     """The verified state of a machine, and what had become of the machine by then.
 
     It belongs to that machine while its context lasts. Its memory is shared with other checkpoints, and given back when
-    nobody holds it any more. What the outside has seen or sent is not in it.
+    nobody holds it any more. What the outside has seen or sent is not in it, nor what is on disks.
     """
 
     report: Report
@@ -34,6 +35,9 @@ class Checkpoint:
     incidents: tuple[Incident, ...]
     inputs: int
     """How many inputs were logged before."""
+    entering: tuple[Input, ...]
+    """What was to enter at this position still; and devices that were to be served."""
+    kicked: tuple[str, ...]
     console: bytes = field(repr=False)
     records: tuple[Policing, ...] = field(repr=False)
 

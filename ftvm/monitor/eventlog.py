@@ -21,6 +21,12 @@ MODULE_JOINED = "module-joined"
 MODULE_FAILED = "module-failed"
 MODULE_FAULT = "module-fault"  # transient: it stays in service
 MODULE_PULLED = "module-pulled"
+# The same for legs of disks and NICs: about ``disk0.1``
+LEG_FILLING = "leg-filling"  # detail: done
+LEG_JOINED = "leg-joined"
+LEG_FAILED = "leg-failed"
+LEG_FAULT = "leg-fault"
+LEG_PULLED = "leg-pulled"
 SUSPENDED = "suspended"
 SUSPEND_FAILED = "suspend-failed"
 EVENT_LOG_FAILED = "event-log-failed"

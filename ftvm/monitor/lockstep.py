@@ -19,6 +19,7 @@ from ftvm.module.events import (
     Input,
     Output,
     PowerOff,
+    QueueKick,
     ResetRequest,
     StopText,
     TextWatch,
@@ -29,6 +30,7 @@ from ftvm.module.link import CommandKind, Fault, Load, RamBit, Report, Snapshot
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
+from ftvm.monitor.devices import FOREVER_S, ROOM_BYTES, Devices
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
 from ftvm.monitor.image import PageList, VerifiedImage
 from ftvm.monitor.pace import Pace
@@ -39,8 +41,9 @@ from ftvm.monitor.service import Service
 from ftvm.monitor.timekeeping import RealTime
 from ftvm.units import PAGE_BYTES
 
-RESYNC_EPOCH_BLOCKS = 100_000
-"""Epochs at the end of a resync: the shorter, the less has changed that must be copied in the pause of joining."""
+SHORT_EPOCH_BLOCKS = 100_000
+"""Epochs at the end of a resync: the shorter, the less has changed that must be copied in the pause of joining. And
+while a device has something on its way, with real time: the shorter, the sooner it enters."""
 
 SCRUB_PAGES = 32
 """Compared with the image at each sync point, written or not: 256 MiB in about 20 s of a busy guest, for 20 us each."""
@@ -78,7 +81,7 @@ class _Ended(Exception):
 class Lockstep:
     """Drives the modules in service, which stand at the start image, from sync point to sync point.
 
-    ``inputs`` (encoded) enter before the first block.
+    ``inputs`` (encoded) enter before the first block; then the devices that ``kicked`` names are to be served.
 
     ``begin``, then ``advance`` as often as wanted. A stretch ends when ``stop`` is set (wake the poller then) and at
     the monotonic time ``until_s``. With ``real_time`` an idle guest waits for the wall clock.
@@ -92,22 +95,27 @@ class Lockstep:
         console: Console,
         poller: Poller,
         requests: SyncPointPoller,
+        devices: Devices,
         *,
         inputs: bytes,
+        kicked: Sequence[str],
         stop: threading.Event,
         epoch_blocks: int | None,
         until_s: float | None,
         real_time: bool,
+        interactive: bool,
     ) -> None:
         self._service = service
         self._image = image
         self._console = console
         self._poller = poller
         self._requests = requests
+        self._devices = devices
         self._pace = Pace(epoch_blocks)
         self._stop = stop
         self._until_s = until_s
         self._clock = RealTime() if real_time else None
+        self._interactive = interactive
         self._runner = EpochRunner(self._wait_for_modules)
         self._recovery = Recovery(image, self._runner, service, self._note, self._note_cold_tlbs)
         self._scrub_first = 0
@@ -128,8 +136,9 @@ class Lockstep:
         """How the guest, or the machine, came to an end from which there is no way on."""
         self.finished = False
         """The guest ended by itself: the verified state is its last."""
-        self.uncommitted = inputs
-        """Encoded inputs that enter, or have entered, at the verified state."""
+        self._entering: list[Input] = [*events.decode_inputs(inputs)] if inputs else []
+        self._kicked = kicked
+        self._uncommitted: list[Input] = []
         self.sync_points = 0
         self.dirty_pages: dict[int, int] = {}
         """By module: pages written in the newest epoch."""
@@ -149,7 +158,24 @@ class Lockstep:
 
     def begin(self) -> None:
         """The first sync point, once: do all modules start alike? Raises EngineError, HostError."""
-        self._stretch(lambda: self._step(Epoch(self._image.position, self.uncommitted)))
+        self._stretch(self._enter)
+
+    def _enter(self) -> None:
+        while True:
+            self._uncommitted = events.portion(self._entering, ROOM_BYTES)
+            self._step(self._epoch_here(self._uncommitted))
+            if not self._entering:
+                break
+        for device in self._kicked:
+            self._devices.release(QueueKick(device, 0))
+
+    def unseen(self) -> tuple[bytes, list[str]]:
+        """What belongs to the verified state and is not in it: encoded inputs, those included that are to come of what
+        devices are doing, which is waited for; and devices that need another kick."""
+        inputs, kicked = self._devices.settle()
+        self._entering += inputs
+        entering = [*self._uncommitted, *self._entering]
+        return (events.encode(entering) if entering else b""), kicked
 
     def advance(self, goal: Goal, at_once: bool = False) -> Ending | None:
         """Until the goal is reached, which is None, or the guest ends, somebody ends it, or the modules cannot go on.
@@ -181,6 +207,7 @@ class Lockstep:
         from here runs alike each time. Raises UsageError while the machine runs, HostError without memory."""
         self._must_stand_still()
         self._flush_due = True
+        _, kicked = self.unseen()
         return Checkpoint(
             self._report,
             self.moment,
@@ -189,6 +216,8 @@ class Lockstep:
             self.sync_points,
             tuple(self.incidents),
             self.inputs_logged,
+            tuple(self._entering),
+            tuple(kicked),
             bytes(self._console.shown),
             tuple(copy.deepcopy(slot.policing) for slot in self._service.slots),
         )
@@ -198,6 +227,7 @@ class Lockstep:
         it was then. Raises UsageError while the machine runs, HostError."""
         self._must_stand_still()
         self._drain()
+        self._devices.forget()
         report = checkpoint.report
         pages: PageList | None = self._image.put_back(checkpoint.memory, self._tainted)
         self._image.stand_at(Snapshot(report.arch, report.board))
@@ -210,7 +240,7 @@ class Lockstep:
         self._tainted.clear()
         self._flush_due = False
         self._report, self.ending = report, checkpoint.ending
-        self.uncommitted = b""
+        self._uncommitted, self._entering = [], [*checkpoint.entering]
         self._script = None
         self.finished = self.ending is not None and self.ending.outcome != "fail-stop"
         self.sync_points, self.incidents = checkpoint.sync_points, [*checkpoint.incidents]
@@ -219,6 +249,8 @@ class Lockstep:
         for slot in self._service.slots:
             slot.policing = checkpoint.policing(slot.index)
         self._clock = RealTime() if self._clock is not None else None
+        for device in checkpoint.kicked:
+            self._devices.release(QueueKick(device, 0))
 
     def _resume_interrupted(self, epoch: Epoch) -> None:
         """Run an epoch again in whose middle everything was left: from the verified state."""
@@ -300,17 +332,21 @@ class Lockstep:
         if self._flush_due:
             self._flush_due = False
             inputs.append(ColdTlb())
-        position = self._image.position
-        payload = self.uncommitted = events.encode(inputs) if inputs else b""
-        # Input that was too long for one command enters at one position all the same.
-        at_once = self._console.pending()
+        # What was too much for one command enters at one position all the same.
+        more = self._entering or self._console.pending() or self._devices.pending() or self._devices.patience_s() > 0
+        at_once = bool(more)
         if inputs:
-            self._log_inputs(payload, at_once)
+            self._log_inputs(events.encode(inputs), at_once)
+        self._uncommitted = inputs
         if at_once:
-            return Epoch(position, payload)
-        joining = self._service.resync is not None and self._service.resync.nearly_done()
-        blocks = min(RESYNC_EPOCH_BLOCKS, self._pace.blocks) if joining else self._pace.blocks
+            return self._epoch_here(inputs)
+        hurried = self._devices.busy() or (self._service.resync is not None and self._service.resync.nearly_done())
+        blocks = min(SHORT_EPOCH_BLOCKS, self._pace.blocks) if hurried else self._pace.blocks
         return self._epoch_towards(self._goal.moment, blocks, inputs)
+
+    def _epoch_here(self, inputs: list[Input]) -> Epoch:
+        """Take the inputs, and go no further."""
+        return Epoch(self._image.position, events.encode(inputs) if inputs else b"")
 
     def _epoch_towards(self, stop: Moment | None, blocks: int, inputs: list[Input]) -> Epoch:
         """So many blocks, but not past ``stop``."""
@@ -331,8 +367,8 @@ class Lockstep:
         inputs: list[Input] = []
         if entry is not None:
             self.inputs_logged += 1
-            self.uncommitted = entry.inputs
             inputs += events.decode_inputs(entry.inputs)
+        self._uncommitted = inputs
         if entry is not None and entry.at_once:
             epoch = Epoch(before.position, entry.inputs)
         else:
@@ -373,7 +409,7 @@ class Lockstep:
         report = self._report = result.report
         self._image.commit(report)
         self._interrupted = None
-        self.uncommitted = b""
+        self._uncommitted = []
         if self._service.resync is not None:
             self._service.resync.committed()
         self.sync_points += 1
@@ -386,6 +422,8 @@ class Lockstep:
             if isinstance(output, ConsoleOut):
                 self._look_for_text(output)
                 self._console.release(output, shown=self._script is None or self._script_shown)
+            elif self._script is None:  # else what came of it is in the script
+                self._devices.release(output)
         if report.stop == StopKind.ENGINE:
             raise EngineError(f"the engine failed at position {report.position}: {report.detail.decode()}")
         if ending is not None:
@@ -438,7 +476,13 @@ class Lockstep:
         if self._report.stop == StopKind.IDLE:
             inputs += self._idle(self._report.wake_ns)
             self._stopped_s = None
-        return inputs + self._console.take()
+        while (patience_s := self._devices.patience_s()) > 0:
+            self._wait(None if patience_s == FOREVER_S else patience_s)
+            if self._requests.due:
+                self._requests.run_due()
+        if self._entering:
+            return inputs + events.portion(self._entering, ROOM_BYTES)
+        return inputs + self._console.take() + self._devices.take()
 
     def _idle(self, wake_ns: int) -> list[Input]:
         """Wait until input comes or the timer event at ``wake_ns``, if not 0, is due, or a module needs attention."""
@@ -448,6 +492,8 @@ class Lockstep:
             return []  # the modules let virtual time jump by themselves
         self._clock.become_idle(self._image.virtual_ns())
         while not self._disturbed():
+            if not (wake_ns or self._interactive or self._devices.busy()):
+                raise _Ended(_HALTED)
             now_ns = self._clock.now_ns()
             if wake_ns and now_ns >= wake_ns:
                 return [TimePassed(wake_ns)]
@@ -460,6 +506,7 @@ class Lockstep:
         attention_in_s = self._service.attention_in_s()
         return (
             self._console.pending()
+            or self._devices.pending()
             or self._requests.due
             or not all(module.alive for module in self._service.in_service)
             or (attention_in_s is not None and attention_in_s <= 0)
@@ -483,6 +530,11 @@ class Lockstep:
             self._sleep(timeout_s)
 
     def _sleep(self, timeout_s: float | None) -> None:
+        self._devices.tend()
+        due_s = self._devices.deadline_s()
+        if due_s is not None:
+            left_s = max(0.0, due_s - time.monotonic())
+            timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
         busy = timeout_s != 0 and (self._service.tidy() or self._copy_slice())
         self._poller.wait(0 if busy else timeout_s)
 

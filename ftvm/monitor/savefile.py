@@ -36,8 +36,8 @@ RUN = struct.Struct("<QQ")
 """First page, pages. A run of no pages ends the memory."""
 DIGEST_BYTES = 16
 
-MAX_HEADER_BYTES = 64 * MIB
-"""Chips and input; nothing but a very long pasted text comes near it."""
+MAX_HEADER_BYTES = 128 * MIB
+"""Chips and input: what was read from disks and is on its way into memory is part of it (FLIGHT_BYTES in block.py)."""
 PIECE_BYTES = MIB
 """Of memory, read or written at a time."""
 
@@ -49,7 +49,8 @@ class MachineState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A machine at a sync point, without its RAM.
 
     ``guest`` says for people what it runs. ``inputs`` (encoded events) were given to the modules at this position in an
-    epoch that was never committed; ``typed`` was offered to the console and is to follow them.
+    epoch that was never committed; ``typed`` was offered to the console and is to follow them; then the devices
+    ``kicked`` are to be served.
     """
 
     guest: str
@@ -57,6 +58,7 @@ class MachineState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     snapshot: Snapshot
     inputs: bytes = b""
     typed: bytes = b""
+    kicked: list[str] = []
 
 
 class _Header(msgspec.Struct, frozen=True):

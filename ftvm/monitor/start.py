@@ -1,10 +1,11 @@
 """Where a machine begins: at a CPU's reset with an image in RAM, or where a machine was saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ftvm.boot.plan import BootPlan
-from ftvm.module.board import BoardConfig, unplugged
+from ftvm.errors import UnusableFile
+from ftvm.module.board import BoardConfig, DiskConfig, unplugged
 from ftvm.module.link import Snapshot
 from ftvm.module.registers import reset_state, with_registers
 from ftvm.monitor.image import VerifiedImage
@@ -15,7 +16,8 @@ from ftvm.monitor.savefile import SavedMachine
 class StartState:
     """What the modules are told at their start, and how RAM is filled. ``guest`` says for people what runs.
 
-    ``inputs`` (encoded) enter the modules before their first block; ``typed`` is to be offered to the console.
+    ``inputs`` (encoded) enter the modules before their first block; ``typed`` is to be offered to the console, and the
+    devices ``kicked`` are to be served.
     """
 
     guest: str
@@ -25,6 +27,20 @@ class StartState:
     """Put RAM into an image that is all zero. Raises UnusableFile."""
     inputs: bytes = b""
     typed: bytes = b""
+    kicked: Sequence[str] = ()
+    resumed: bool = False
+
+    def with_disks(self, disks: tuple[DiskConfig, ...]) -> "StartState":
+        """With these in the bays. Raises UnusableFile when the machine was saved with others."""
+        if disks == self.board.disks:
+            return self
+        if self.resumed:
+            raise UnusableFile(
+                f"the machine was saved with {_describe(self.board.disks)}, not with {_describe(disks)}",
+                "give the same disks again, in the same order: --disk a.img,b.img",
+            )
+        board = replace(self.board, disks=disks)
+        return replace(self, board=board, snapshot=Snapshot(self.snapshot.arch, unplugged(board).save()))
 
     @classmethod
     def boot(cls, guest: str, plan: BootPlan, board: BoardConfig) -> "StartState":
@@ -50,4 +66,9 @@ class StartState:
             changed.load(snapshot.board)
             changed.await_stop_text()
             snapshot = Snapshot(snapshot.arch, changed.save())
-        return cls(state.guest, board, snapshot, saved.fill, state.inputs, state.typed)
+        return cls(state.guest, board, snapshot, saved.fill, state.inputs, state.typed, state.kicked, resumed=True)
+
+
+def _describe(disks: tuple[DiskConfig, ...]) -> str:
+    sizes = [f"{disk.size_bytes} bytes{', read-only' if disk.read_only else ''}" for disk in disks]
+    return f"disks of {'; '.join(sizes)}" if sizes else "no disk"

@@ -23,7 +23,7 @@ WRITE_ZEROES = 1 << 14
 
 SECTOR_BYTES = 512
 """Of the protocol, whatever the disk's blocks are."""
-MAX_SEGMENT_BYTES = 256 << 10
+MAX_SEGMENT_BYTES = 64 << 10
 MAX_SEGMENTS = QUEUE_SIZE - 2  # beside the header and the status
 MAX_REQUEST_BYTES = MAX_SEGMENT_BYTES * MAX_SEGMENTS
 """What a driver that keeps to the two above can ask for at once."""

@@ -1,0 +1,74 @@
+"""The disk bays of a machine: from files to open disks, and to what the guest sees of them."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftvm.errors import UsageError
+from ftvm.module.board import DISK_BAYS, DiskConfig
+from ftvm.monitor.block import Block
+from ftvm.monitor.eventlog import EventLog
+from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.legs import DiskLegs
+from ftvm.monitor.poller import Poller
+from ftvm.storage.mirror import Mirror
+from ftvm.storage.opening import open_disk
+
+
+@dataclass(frozen=True)
+class DiskFiles:
+    """The legs of one disk; a single one is a disk without a mirror. ``read_only``: for the guest."""
+
+    paths: tuple[Path, ...]
+    read_only: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "DiskFiles":
+        """``a.img,b.img`` or ``a.img,b.img,readonly``. Raises UsageError."""
+        names = text.split(",")
+        read_only = len(names) > 1 and names[-1] == "readonly"
+        if read_only:
+            names.pop()
+        if not all(names):
+            raise UsageError(f"the disk {text!r} has a file without a name", "as in: --disk a.img,b.img")
+        return cls(tuple(Path(name) for name in names), read_only)
+
+
+class Bays:
+    """The disks in the bays, open. Closing takes time: all that was acknowledged goes to the media."""
+
+    def __init__(self, files: Sequence[DiskFiles], log: EventLog) -> None:
+        """Opens them; while that is done, they are checked, and may be compared. Raises UnusableFile, HostError."""
+        if len(files) > DISK_BAYS:
+            raise UsageError(f"{len(files)} disks", f"there are {DISK_BAYS} bays")
+        self._log = log
+        self._open: list[tuple[str, DiskConfig, Mirror, DiskLegs]] = []
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            for bay, disk in enumerate(files):
+                name = f"disk{bay}"
+                legs = DiskLegs(name, log)
+                mirror = open_disk(disk.paths, legs.on_event)
+                self._open.append((name, DiskConfig(mirror.size_bytes, disk.read_only), mirror, legs))
+                legs.begin(mirror)
+            undo.pop_all()
+
+    @property
+    def configs(self) -> tuple[DiskConfig, ...]:
+        """What the guest sees."""
+        return tuple(config for _, config, _, _ in self._open)
+
+    def plug_in(self, image: VerifiedImage, poller: Poller, *, real_time: bool) -> list[Block]:
+        """The I/O halves, one for each disk."""
+        return [
+            Block(name, config, mirror, legs, image, poller, self._log, real_time=real_time)
+            for name, config, mirror, legs in self._open
+        ]
+
+    def close(self) -> None:
+        """Raises HostError when a disk could not be left in good order; all are closed all the same."""
+        with contextlib.ExitStack() as closing:
+            for _, _, mirror, _ in self._open:
+                closing.callback(mirror.close)
+            self._open = []

@@ -1,0 +1,163 @@
+"""The I/O halves of all devices, as the loop sees them. What a half does is in its own file: block.py.
+
+A half learns of a kick when the epoch that made it is committed, and looks at verified memory only. What comes of it is
+an input for all modules.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from ftvm.module.chips.virtio_pci import VirtioState
+from ftvm.module.events import DeviceBroken, DriverFault, Input, Output, QueueKick
+from ftvm.monitor.eventlog import EventLog
+from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.virtqueue import QueueBroken
+
+ROOM_BYTES = 768 << 10
+"""Of data that enter with one command: a mailbox takes 1 MiB, and console input comes too."""
+
+FOREVER_S = math.inf
+
+_states = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+_virtio = msgspec.msgpack.Decoder(VirtioState)
+
+
+class Half(Protocol):
+    """The I/O half of one device. Everything is called on the thread of the loop; nothing but ``settle`` may wait for
+    the outside."""
+
+    name: str
+
+    def kick(self, queue: int) -> None:
+        """The driver put something into a queue, and that is verified now."""
+        ...
+
+    def patience_s(self) -> float:
+        """How long the guest is to stand still for what is on its way; 0: it can go on."""
+        ...
+
+    def busy(self) -> bool:
+        """Something is on its way that will be an input."""
+        ...
+
+    def pending(self) -> bool:
+        """``take`` has something to give."""
+        ...
+
+    def take(self, room_bytes: int) -> list[Input]:
+        """What enters at this sync point, at most so many bytes of data. What is left is ``pending`` still."""
+        ...
+
+    def deadline_s(self) -> float | None:
+        """When, on the monotonic clock, ``tend`` must be called even if nothing else happens."""
+        ...
+
+    def tend(self) -> None:
+        """Whatever is to be done from time to time, beside the guest."""
+        ...
+
+    def settle(self) -> bool:
+        """Return when nothing is on its way any more: all of it is ``pending``, or done. True: there is more in the
+        queues that would have been served at this position; it needs another kick."""
+        ...
+
+    def forget(self) -> None:
+        """The machine goes back to another state: what is on its way is of no interest any more."""
+        ...
+
+
+class Devices:
+    """All halves. A kick for one that is not here is ignored: a recorded run has its inputs from elsewhere."""
+
+    def __init__(self, log: EventLog, halves: Iterable[Half] = ()) -> None:
+        self._log = log
+        self._halves = {half.name: half for half in halves}
+
+    def release(self, output: Output) -> None:
+        """All modules agree on ``output``: do what it asks for."""
+        match output:
+            case QueueKick(device, queue):
+                half = self._halves.get(device)
+                if half is not None:
+                    half.kick(queue)
+            case DriverFault(device, reason):
+                tell_broken(self._log, device, reason)
+
+    def patience_s(self) -> float:
+        return max((half.patience_s() for half in self._halves.values()), default=0.0)
+
+    def busy(self) -> bool:
+        return any(half.busy() for half in self._halves.values())
+
+    def pending(self) -> bool:
+        return any(half.pending() for half in self._halves.values())
+
+    def take(self, room_bytes: int = ROOM_BYTES) -> list[Input]:
+        inputs: list[Input] = []
+        for half in self._halves.values():
+            if half.pending() and room_bytes > 0:
+                new = half.take(room_bytes)
+                room_bytes -= data_bytes(new)
+                inputs += new
+        return inputs
+
+    def deadline_s(self) -> float | None:
+        deadlines = [half.deadline_s() for half in self._halves.values()]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def tend(self) -> None:
+        for half in self._halves.values():
+            half.tend()
+
+    def settle(self) -> tuple[list[Input], list[str]]:
+        """Bring to an end what is on its way: the inputs that come of it, and which devices need another kick."""
+        inputs: list[Input] = []
+        unserved: list[str] = []
+        for half in self._halves.values():
+            if half.settle():
+                unserved.append(half.name)
+            while half.pending():
+                inputs += half.take(ROOM_BYTES)
+        return inputs, unserved
+
+    def forget(self) -> None:
+        for half in self._halves.values():
+            half.forget()
+
+
+def data_bytes(inputs: Sequence[Input]) -> int:
+    """How much memory they write."""
+    return sum(len(data) for event in inputs for _, data in getattr(event, "writes", ()))
+
+
+def tell_broken(log: EventLog, device: str, reason: str) -> None:
+    log.emit("device-broken", device, reason=f"{reason}: the driver must reset the device")
+
+
+class VirtioHalf:
+    """What all halves of virtio devices have: how they see their chip, and say that its driver is not to be served."""
+
+    def __init__(self, name: str, image: VerifiedImage, log: EventLog) -> None:
+        self.name = name
+        self._image = image
+        self._log = log
+        self._broken = False
+
+    def _chip(self) -> VirtioState:
+        """The verified state of the chip. Raises QueueBroken for one that cannot be."""
+        try:
+            return _virtio.decode(_states.decode(self._image.board)[self.name])
+        except (msgspec.DecodeError, LookupError, ValueError) as error:
+            raise QueueBroken(f"its state is no state: {error}") from None
+
+    def _break(self, reason: str) -> None:
+        """The device is to say that it needs a reset."""
+        self._broken = True
+        tell_broken(self._log, self.name, reason)
+
+    def _take_broken(self) -> list[Input]:
+        self._broken = False
+        return [DeviceBroken(self.name)]
