@@ -124,8 +124,11 @@ def test_what_is_resumed_and_suspended_at_once_is_the_same_file(tmp_path: Path) 
 def test_input_on_its_way_is_not_lost_wherever_it_is(tmp_path: Path) -> None:
     """Not taken by a sync point yet, or taken into an epoch that is never committed, or in the guest already."""
     text = b"0123456789" * 10
-    seen = set()
-    for looks in range(6):
+    wanted = {(False, True), (True, False), (False, False)}
+    seen: set[tuple[bool, bool]] = set()
+    for looks in range(60):  # how many it takes is the host's affair
+        if wanted <= seen:
+            break
         session, file = Session(), tmp_path / f"file{looks}"
         machine = session.boot("echo", interactive=True, epoch_blocks=20_000)
         passed: list[int] = []
@@ -145,7 +148,7 @@ def test_input_on_its_way_is_not_lost_wherever_it_is(tmp_path: Path) -> None:
         resumed.send_console(b"q")
         assert resumed.run().outcome == "exit"
         assert session.shown.count(text) == 1
-    assert {(False, True), (True, False), (False, False)} <= seen
+    assert wanted <= seen
 
 
 def test_a_suspended_guest_does_not_see_the_time_pass(tmp_path: Path) -> None:
