@@ -22,6 +22,7 @@ from ftvm.control import verbs
 from ftvm.control.hook import EventHook
 from ftvm.control.place import Claim
 from ftvm.control.server import ControlServer
+from ftvm.control.status import Status
 from ftvm.display.keyboard import strokes
 from ftvm.display.picture import png
 from ftvm.display.screen import TEXT_BYTES, Screen
@@ -216,6 +217,7 @@ class Machine:
         self._service: Service | None = None
         self._image: VerifiedImage | None = None
         self._lockstep: Lockstep | None = None
+        self._management: Management | None = None
         self._divergence_text: str | None = None
         self._resources: contextlib.ExitStack | None = None
         self._used = False
@@ -280,14 +282,11 @@ class Machine:
         if config.event_command is not None:
             hook = EventHook(config.event_command, config.name or str(os.getpid()), self._log, self._poller)
             resources.callback(hook.close)
+        self._management = Management(self, config.name or str(os.getpid()), service, lockstep, image)
         if config.name is not None:
             server = ControlServer(Claim(config.name), requests)
             resources.callback(server.close)
-            verbs.register(
-                server,
-                Management(self, config.name, service, lockstep, image),
-                self._log,
-            )
+            verbs.register(server, self._management, self._log)
         lockstep.inject(self._faults)
         with self._saved_if_the_host_fails():
             lockstep.begin()
@@ -445,6 +444,27 @@ class Machine:
         except FtvmError as error:
             self.not_saved = error
 
+    def save(self, path: Path) -> None:
+        """Write the verified state to ``path``, for ``ftvm resume``, and go on. As ``suspend`` else."""
+        self._save(path)
+
+    def status(self) -> Status:
+        """What ``ftvm ctl status`` shows. Inside a context only."""
+        return self._managed().status()
+
+    def pull(self, module: int) -> None:
+        """Take a module out of service. Inside a context, while the machine stands still. Raises UsageError."""
+        self._managed().pull(module)
+
+    def insert(self, module: int) -> None:
+        """Begin to bring a module back; it joins while the machine runs. As ``pull`` else."""
+        self._managed().insert(module)
+
+    def _managed(self) -> Management:
+        self._running()
+        assert self._management is not None
+        return self._management
+
     def request_stop(self) -> None:
         """End the run, ``stopped`` in the state of the last sync point. From any thread, or a callback."""
         self._stop.set()
@@ -535,6 +555,15 @@ class Machine:
     def digest(self) -> str:
         """Over the verified state, as ``state_digest`` of RunResult. Inside a context only."""
         return self._running()[1].digest()
+
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        """What the comparisons found so far, and what was made of it."""
+        return () if self._lockstep is None else tuple(self._lockstep.incidents)
+
+    def explain(self, incident: Incident) -> str:
+        """The report of an incident, for people. Inside a context only."""
+        return explain(incident.divergence, self._running()[1])
 
     @property
     def divergence_text(self) -> str | None:

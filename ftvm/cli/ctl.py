@@ -1,6 +1,5 @@
 """``ftvm ctl``: look at a running machine and manage it."""
 
-from datetime import datetime
 from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO
@@ -11,7 +10,8 @@ import msgspec
 from ftvm.cli._output import json_option, output_file, write_json
 from ftvm.control import place
 from ftvm.control.client import Client
-from ftvm.control.status import DeviceStatus, ModuleStatus, PartStatus, Status
+from ftvm.control.describe import describe, describe_event
+from ftvm.control.status import Status
 from ftvm.display.picture import png
 from ftvm.display.screen import Screen
 from ftvm.errors import UsageError
@@ -287,68 +287,3 @@ def sendkeys(ctx: click.Context, keys: str) -> None:
       ftvm ctl web sendkeys "{ctrl-alt-f2}"
     """
     _connect(ctx).call("sendkeys", {"keys": keys}, NoneType)
-
-
-# ---- for people ----
-
-
-def describe(status: Status) -> list[str]:
-    """The table of ``status``, as lines."""
-    lines = [
-        f"{status.name}: {status.state}, process {status.pid}, position {status.position:,},"
-        f" {status.virtual_s:.1f} s of guest time in {status.wall_s:.1f} s,"
-        f" longest pause {status.longest_pause_ms:.1f} ms",
-        "",
-        *_table(
-            ["MODULE", *_PART, "PID", "POSITION", "DIRTY PAGES", "RESTARTS", "PAUSE AT RETURN"],
-            [[str(module.index), *_part(module), *_module(module)] for module in status.modules],
-        ),
-    ]
-    for title, devices in (("DISK", status.disks), ("NIC", status.nics)):
-        if devices:
-            rows = [row for device in devices for row in _device(device)]
-            lines += ["", *_table([title, *_PART, "WHERE"], rows)]
-    return lines
-
-
-_PART = ["STATE", "FAULTS", "MTBF", "LAST FAULT"]
-
-
-def _part(part: PartStatus) -> list[str]:
-    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(part.faults.items()))
-    mtbf = "-" if part.mtbf_s is None else f"{part.mtbf_s:.1f} s"
-    return [part.state, faults or "none", mtbf, "-" if part.last_fault is None else _time(part.last_fault)]
-
-
-def _module(module: ModuleStatus) -> list[str]:
-    pause = "-" if module.longest_pause_ms is None else f"{module.longest_pause_ms:.1f} ms"
-    pid = "-" if module.pid is None else str(module.pid)
-    return [pid, f"{module.position:,}", f"{module.dirty_pages:,}", str(module.restarts), pause]
-
-
-def _device(device: DeviceStatus) -> list[list[str]]:
-    return [[f"{device.name}.{leg.index}", *_part(leg), _printable(leg.where)] for leg in device.legs]
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [titles, *rows]
-    ]
-
-
-def describe_event(event: Event) -> str:
-    """One line."""
-    detail = " ".join(f"{name}={_printable(str(value))}" for name, value in event.detail.items())
-    when = f"{event.number:>5}  {_time(event.time)}  {event.position:>15,}"
-    return f"{when}  {event.subject}: {event.kind}  {detail}".rstrip()
-
-
-def _time(time: datetime) -> str:
-    return time.astimezone().isoformat(sep=" ", timespec="milliseconds")
-
-
-def _printable(text: str) -> str:
-    """What a guest or a file name can put there must not write to a terminal's control characters."""
-    return text if text.isprintable() else repr(text)

@@ -1,9 +1,13 @@
 """One place for a module as the user of a machine sees it: who is there now, and what that module itself holds."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
 
 from ftvm.errors import UsageError
 from ftvm.memory_map import ram_offset
+from ftvm.module.link import Report
 from ftvm.module.registers import REGISTERS, Register, register
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.paging import LinearMemory
@@ -100,8 +104,21 @@ class ModuleView:
 
     @property
     def position(self) -> int:
-        """Where it stands."""
-        return register("position").of(self._arch())
+        """Where it stands: at the entry of a block, or ``instruction`` instructions behind it."""
+        return self._report().position
+
+    @property
+    def instruction(self) -> int:
+        """How many instructions of the block at ``position`` are done."""
+        return self._report().instruction
+
+    @property
+    def chips(self) -> dict[str, Any]:
+        """The state of each chip by its name, as the fields that it has."""
+        try:
+            return msgspec.msgpack.decode(self._report().board, type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise UsageError(f"the chips of module {self.index} are in no state that makes sense") from None
 
     def read_physical(self, gpa: int, size: int) -> bytes:
         """``size`` bytes of its memory. Raises UsageError where there is no RAM."""
@@ -126,7 +143,10 @@ class ModuleView:
         return handle
 
     def _arch(self) -> bytes:
+        return self._report().arch
+
+    def _report(self) -> Report:
         report = self._handle().report
         if report is None:
             raise UsageError(f"module {self.index} has not begun to run")
-        return report.arch
+        return report

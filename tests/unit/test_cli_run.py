@@ -9,8 +9,7 @@ from typing import ClassVar
 import pytest
 
 from ftvm import cli
-from ftvm.cli import _machine
-from ftvm.cli import run as run_command
+from ftvm.cli import _boot, _machine
 from ftvm.display.screen import COLUMNS, ROWS, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
@@ -64,7 +63,7 @@ GUEST = Guest("tux", Path("/guests/tux"), Path("/guests/initrd"), "console=ttyS0
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeMachine]:
     monkeypatch.setattr(_machine, "Machine", FakeMachine)
-    monkeypatch.setattr(run_command.catalogue, "find", lambda name: GUEST if name == GUEST.name else None)
+    monkeypatch.setattr(_boot.catalogue, "find", lambda name: GUEST if name == GUEST.name else None)
     monkeypatch.setattr(FakeMachine, "configs", [])
     return FakeMachine
 

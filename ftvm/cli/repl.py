@@ -1,0 +1,68 @@
+"""``ftvm repl``: a machine at a prompt."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ftvm import terminal
+from ftvm.cli._boot import Boot, boot_options
+from ftvm.cli._machine import Settings, machine_options
+from ftvm.debug import symbols
+from ftvm.debug.repl.desk import Desk
+from ftvm.debug.repl.interpreter import Interpreter
+from ftvm.debug.repl.output import Output
+from ftvm.debug.repl.shell import run_lines, run_terminal
+from ftvm.debug.symbols import Symbols
+from ftvm.errors import UnusableFile, UsageError
+from ftvm.machine import Machine
+
+
+@click.command("repl")
+@click.argument("image")
+@click.option("-x", "--script", metavar="FILE", help="Do the commands in FILE ('-' is standard input) and end.")
+@click.option("--symbols", "symbol_files", metavar="FILE", type=Path, multiple=True, help="ELF or System.map.")
+@boot_options
+@machine_options
+def command(image: str, script: str | None, symbol_files: tuple[Path, ...], boot: Boot, settings: Settings) -> int:
+    """Boot IMAGE and talk about it: run it, stop it, look into its modules, break them, see what comes of it.
+
+    The options are those of 'ftvm run'. On a terminal there is a prompt with history and completion; 'help' lists the
+    commands. Otherwise the commands come from standard input, and with --script from a file: each is shown before its
+    answer. A command that fails does not end the session, but the exit code is that of the first which did (1 for one
+    of your own Python's exceptions).
+
+    \b
+    Example:
+      ftvm repl workload
+      ftvm repl debian-cloud --symbols System.map
+      ftvm repl workload -x commands.txt
+    """
+    if settings.display:
+        raise UsageError("--display beside a prompt", "the command 'screen' shows the text screen")
+    if script == "-" and boot.input_path == "-":
+        raise UsageError("standard input is both --input and the script", "give one of them a file")
+    lines = None if script in (None, "-") else _read_script(Path(str(script)))
+    config = boot.guest(image, **settings.of_machine(keyboard_free=False))
+    known = Symbols(symbols.of_image(config.image))
+    for file in symbol_files:
+        known.add(symbols.read(file))
+    desk = Desk(known, Output())
+    interpreter = Interpreter(desk)
+    with Machine(config, on_console=desk.show_console, on_event=desk.tell) as machine:
+        desk.attach(machine)
+        if lines is not None:
+            run_lines(desk, interpreter, lines, str(script))
+        elif script is None and terminal.in_foreground(0) and sys.stdout.isatty():
+            run_terminal(desk, interpreter)
+            return 0
+        else:
+            run_lines(desk, interpreter, sys.stdin, "standard input")
+    return interpreter.failed
+
+
+def _read_script(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UnusableFile(f"the script {path} cannot be read: {error.strerror}", "give a file of commands") from None
