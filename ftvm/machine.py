@@ -203,7 +203,7 @@ class Machine:
         self, config: MachineConfig, on_console: OnConsole | None = None, on_event: Observer | None = None
     ) -> None:
         self._config = config
-        self._log = EventLog(lambda: self.position)
+        self._log = EventLog(lambda: self.position, quiet=self._is_travelling)
         if on_event is not None:
             self._log.follow(on_event)
         _check_host_memory(config)
@@ -381,6 +381,25 @@ class Machine:
         """From here to ``end``, repeat a run that had these inputs: nothing else enters, nothing leaves. ``shown``: but
         the console is shown. A stretch raises ScriptMismatch where the guest goes another way."""
         self._running()[0].play(inputs, end, shown)
+
+    @property
+    def board(self) -> BoardConfig:
+        """What the guest sees of its computer."""
+        return self._start.board
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Memory that all checkpoints take together. Inside a context only."""
+        return self._running()[1].kept_bytes()
+
+    def _is_travelling(self) -> bool:
+        """What happens happened before."""
+        return self._lockstep is not None and self._lockstep.playing and not self._lockstep.script_shown
+
+    @property
+    def lockstep(self) -> Lockstep:
+        """The loop itself, for those who go back and forth in it (ftvm/debug/session.py). Inside a context only."""
+        return self._running()[0]
 
     def _running(self) -> tuple[Lockstep, VerifiedImage]:
         if self._resources is None or self._lockstep is None or self._image is None:

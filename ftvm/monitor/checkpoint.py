@@ -29,6 +29,8 @@ class Checkpoint:
 
     report: Report
     moment: Moment
+    arrived: bool
+    """The guest had just come to this position: nothing had entered here, and it had not waited."""
     memory: KeptMemory
     ending: Ending | None
     sync_points: int

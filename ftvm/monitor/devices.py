@@ -123,6 +123,11 @@ class Devices:
                 inputs += half.take(ROOM_BYTES)
         return inputs, unserved
 
+    def kick_all(self) -> None:
+        """Whatever is in the queues of any device is to be served."""
+        for half in self._halves.values():
+            half.kick(0)
+
     def forget(self) -> None:
         for half in self._halves.values():
             half.forget()

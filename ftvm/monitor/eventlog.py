@@ -62,11 +62,17 @@ def _text(value: str) -> str:
 
 
 class EventLog:
-    """Takes events from anywhere in the monitor, in one order for all."""
+    """Takes events from anywhere in the monitor, in one order for all; none while ``quiet``."""
 
-    def __init__(self, position: Callable[[], int], now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        position: Callable[[], int],
+        now: Callable[[], datetime] = _utc_now,
+        quiet: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._position = position
         self._now = now
+        self._quiet = quiet
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._number = 0
         self._observers: list[Observer] = []
@@ -75,6 +81,8 @@ class EventLog:
 
     def emit(self, kind: str, subject: str, **detail: Detail) -> None:
         """Something happened. What an observer emits meanwhile is delivered after this one, to all."""
+        if self._quiet():
+            return
         self._number += 1
         clean = {name: _text(value) if isinstance(value, str) else value for name, value in detail.items()}
         event = Event(self._number, self._now(), self._position(), kind, _text(subject), clean)

@@ -38,6 +38,10 @@ class WrittenMemory:
         """What the module's RAM holds now."""
         return bytes(ffi.buffer(self.ram + offset, size))
 
+    def listed(self) -> list[int]:
+        """The dirty log; a module may put anything there."""
+        return list(self.pages[0 : self.count])
+
 
 @dataclass(frozen=True)
 class ByteRun:

@@ -125,8 +125,13 @@ class Lockstep:
         self._advancing = False
         self._interrupted: Epoch | None = None
         self._flush_due = False
+        self._away: set[int] | None = None
+        """The modules are on a venture; these pages they wrote on it."""
+        self._standing = False
         self._script: Script | None = None
-        self._script_shown = False
+        self._parked: tuple[list[Input], list[str]] | None = None
+        """Inputs and devices to be kicked, as of where the machine was live last."""
+        self.script_shown = False
         self._tainted: set[int] = set()
         """Pages in which the modules' RAM may differ from the image although nobody wrote there."""
         self._text: Text | None = None
@@ -148,6 +153,15 @@ class Lockstep:
         """Called with all that enters the modules: with the start image, all that the run depends on. ``begin`` logs
         none: its inputs are part of the first state."""
         self.inputs_logged = 0
+        self.at_sync: list[Callable[[], None]] = []
+        """Called at each sync point, between two epochs; a checkpoint may be taken then."""
+        self.on_incident: list[Callable[[Incident, Moment], None]] = []
+        """Called with each incident, and the moment to which the modules were rolled back."""
+        self.arrived = True
+        """See Checkpoint."""
+        self.off_script = False
+        """The TLBs are not what they were in the run that is repeated, so that what runs from here may set accessed
+        bits which that one did not. ``restore`` ends it."""
 
     def inject(self, faults: list[Fault]) -> None:
         """Tell all modules, at the next sync point, of faults that one of them is to have."""
@@ -189,13 +203,101 @@ class Lockstep:
         if self.ending is not None and not (self.ending == _HALTED and self._console.pending()):
             return self.ending
         self.ending = None
+        if self._away is not None:
+            self.come_back()
         return self._stretch(self._loop)
 
     def play(self, inputs: Sequence[LoggedInput], end: Moment, shown: bool) -> None:
         """From here to ``end``, repeat a run that these inputs entered: nothing else enters, nothing leaves, and it is
         not logged again. ``shown``: but the console is shown."""
         self._must_stand_still()
-        self._script, self._script_shown = Script(inputs, end), shown
+        self._script, self.script_shown = Script(inputs, end), shown
+
+    @property
+    def playing(self) -> bool:
+        return self._script is not None
+
+    def _go_live(self) -> None:
+        """A script is over: devices are where they were when its run was left."""
+        self._script = None
+        if self._parked is not None:
+            (self._entering, kicked), self._parked = self._parked, None
+            for device in kicked:
+                self._devices.release(QueueKick(device, 0))
+
+    def stop_playing(self) -> None:
+        """The machine is live from here on, in the middle of a script: devices serve what is in their queues."""
+        self._must_stand_still()
+        self._script = self._parked = None
+        self._devices.forget()
+        self._devices.kick_all()
+
+    def venture(self, position: int, instructions: int) -> None:
+        """Let every module go on by itself, from the verified state or where it is on such a way: to ``position``, then
+        so many instructions. Nothing is compared or committed, so that they may be seen as a fault has left them, or
+        inside of a block. What a script has for the first moment enters. Whatever needs the verified state ends it.
+
+        They stop earlier where the guest waits, or the outside is to serve it. Raises UsageError, HostError.
+        """
+        self._must_stand_still()
+        if self._away is None:
+            if self._interrupted is not None:
+                self._regroup()
+            self._away = set()
+            for entry in [] if self._script is None else self._script.entering(self.moment):
+                self._send(CommandKind.RUN, self._image.position, entry.inputs, 0)
+        here = max((at for at, _ in self.standing()), default=0)
+        before: list[Report] = []
+        while here < position:
+            reports = self._send(CommandKind.RUN, position, b"", position - here)
+            if reports == before or all(report.position >= position for report in reports):
+                break
+            before = reports
+        if instructions:
+            self._send(CommandKind.STEP, instructions, b"", instructions)
+
+    @property
+    def venturing(self) -> bool:
+        return self._away is not None
+
+    def standing(self) -> list[tuple[int, int]]:
+        """Where each module in service stands: position, and instructions executed of the block entered there."""
+        reports = [module.report for module in self._service.in_service]
+        return [(report.position, report.instruction) for report in reports if report is not None]
+
+    def next_stop(self) -> Moment | None:
+        """In a run that is repeated: the next moment after this one at which something enters, or the end of it."""
+        return None if self._script is None else self._script.stop_after(self.moment)
+
+    @property
+    def epoch_blocks(self) -> int:
+        """The length of the next epoch, if nothing makes it shorter."""
+        return self._pace.blocks
+
+    def _send(self, kind: CommandKind, target: int, payload: bytes, blocks: int) -> list[Report]:
+        """A command to modules on a venture."""
+        assert self._away is not None
+        attempt = self._runner.command(self._service.in_service, kind, target, payload, blocks)
+        for result in attempt.results:
+            self._away |= {page for page in result.memory.listed() if page < self._image.ram_bytes // PAGE_BYTES}
+        for loss in attempt.losses:
+            self._service.vacate(loss.module)
+        return attempt.reports
+
+    def come_back(self) -> None:
+        """The end of a venture: all modules become the verified state again, with cold TLBs."""
+        self._must_stand_still()
+        if self._away is None:
+            return
+        self._drain()
+        pages = PageList.of(self._away | self._tainted)
+        for module in self._service.complete():
+            module.restore_pages(self._image, pages)
+        self._load_all(pages)
+        self._note_cold_tlbs()
+        self.off_script = self._script is not None
+        self._away = None
+        self._tainted.clear()
 
     @property
     def moment(self) -> Moment:
@@ -205,12 +307,14 @@ class Lockstep:
     def checkpoint(self) -> Checkpoint:
         """The verified state, to be restored later. The TLBs are cold from here on, as they will be then: whatever runs
         from here runs alike each time. Raises UsageError while the machine runs, HostError without memory."""
-        self._must_stand_still()
+        if not self._standing:
+            self._must_stand_still()
         self._flush_due = True
         _, kicked = self.unseen()
         return Checkpoint(
             self._report,
             self.moment,
+            self.arrived,
             self._image.keep(),
             self.ending,
             self.sync_points,
@@ -222,12 +326,21 @@ class Lockstep:
             tuple(copy.deepcopy(slot.policing) for slot in self._service.slots),
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, travelling: bool = False) -> None:
         """Be what the machine was then, with a module in service at every place. What is known of faults to come is as
-        it was then. Raises UsageError while the machine runs, HostError."""
+        it was then. ``travelling``: what is on its way from devices now waits for the end of the script that is going
+        to be played. Raises UsageError while the machine runs, HostError."""
         self._must_stand_still()
         self._drain()
-        self._devices.forget()
+        if not travelling:
+            self._devices.forget()
+            self._parked = None
+        elif self._parked is None:
+            _, kicked = self.unseen()
+            self._parked = [*self._uncommitted, *self._entering], kicked
+        if self._away is not None:
+            self._tainted |= self._away
+            self._away = None
         report = checkpoint.report
         pages: PageList | None = self._image.put_back(checkpoint.memory, self._tainted)
         self._image.stand_at(Snapshot(report.arch, report.board))
@@ -240,8 +353,10 @@ class Lockstep:
         self._tainted.clear()
         self._flush_due = False
         self._report, self.ending = report, checkpoint.ending
-        self._uncommitted, self._entering = [], [*checkpoint.entering]
+        self._uncommitted, self._entering = [], [] if travelling else [*checkpoint.entering]
         self._script = None
+        self.off_script = False
+        self.arrived = checkpoint.arrived
         self.finished = self.ending is not None and self.ending.outcome != "fail-stop"
         self.sync_points, self.incidents = checkpoint.sync_points, [*checkpoint.incidents]
         self.inputs_logged = checkpoint.inputs
@@ -249,17 +364,17 @@ class Lockstep:
         for slot in self._service.slots:
             slot.policing = checkpoint.policing(slot.index)
         self._clock = RealTime() if self._clock is not None else None
-        for device in checkpoint.kicked:
+        for device in () if travelling else checkpoint.kicked:
             self._devices.release(QueueKick(device, 0))
 
-    def _resume_interrupted(self, epoch: Epoch) -> None:
-        """Run an epoch again in whose middle everything was left: from the verified state."""
+    def _regroup(self) -> None:
+        """An epoch was left in its middle: all modules become the verified state again, with cold TLBs."""
         self._drain()
         for module in self._service.complete():
             module.restore_pages(self._image, None)
         self._load_all(None)
         self._note_cold_tlbs()
-        self._step(epoch)
+        self._interrupted = None
 
     def _drain(self) -> None:
         """Wait for modules that are still doing what they were told when somebody interrupted us."""
@@ -295,20 +410,26 @@ class Lockstep:
         else:
             return None
         finally:
-            self._advancing = False
+            self._advancing = self._standing = False
         if ending not in _RESUMABLE:
             self.ending = ending
         return ending
 
     def _loop(self) -> None:
         if self._interrupted is not None:
-            self._resume_interrupted(self._interrupted)
+            epoch = self._interrupted
+            self._regroup()
+            self._step(epoch)
         while True:
             self._end_if_told()
             if self._script is not None and not self._script.goes_on(self.moment):
-                self._script = None
+                self._go_live()
             if self._reached():
                 return
+            self._standing = True
+            for look in self.at_sync:
+                look()
+            self._standing = False
             self._attend()
             if self._script is not None:
                 self._play_epoch(self._script)
@@ -407,6 +528,7 @@ class Lockstep:
     def _commit(self, result: Result) -> None:
         """Everything that all modules agree on becomes verified, and leaves. Raises _Ended when it says so."""
         report = self._report = result.report
+        self.arrived = report.position > self._image.position and report.stop not in (StopKind.IDLE, StopKind.HALTED)
         self._image.commit(report)
         self._interrupted = None
         self._uncommitted = []
@@ -421,7 +543,7 @@ class Lockstep:
         for output in outputs:
             if isinstance(output, ConsoleOut):
                 self._look_for_text(output)
-                self._console.release(output, shown=self._script is None or self._script_shown)
+                self._console.release(output, shown=self._script is None or self.script_shown)
             elif self._script is None:  # else what came of it is in the script
                 self._devices.release(output)
         if report.stop == StopKind.ENGINE:
@@ -555,6 +677,8 @@ class Lockstep:
 
     def _note(self, incident: Incident) -> None:
         self.incidents.append(incident)
+        for observer in self.on_incident:
+            observer(incident, self.moment)
 
 
 def _ending(report: Report, outputs: Sequence[Output]) -> Ending | None:

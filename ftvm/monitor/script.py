@@ -3,6 +3,7 @@
 A guest at HLT stays at its position while time goes on, so a moment is a position and a virtual time.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,6 +53,15 @@ class Script:
         self._inputs = inputs
         self._next = 0
         self.end = end
+
+    def entering(self, now: Moment) -> list[LoggedInput]:
+        """All that ``take`` would give at this moment."""
+        return [*itertools.takewhile(lambda entry: entry.moment == now, self._inputs[self._next :])]
+
+    def stop_after(self, now: Moment) -> Moment:
+        """The first moment after this one at which something enters, or the end."""
+        moments = (entry.moment for entry in self._inputs[self._next :])
+        return next((moment for moment in moments if moment > now), self.end)
 
     def take(self, now: Moment) -> LoggedInput | None:
         """What enters now, if anything does. Raises ScriptMismatch when its moment has gone by."""

@@ -1,0 +1,317 @@
+"""Back and forth in the run of a machine: every place that it has been at can be gone to again, bit by bit.
+
+with Machine(config) as machine:
+    session = Session(machine)
+    session.run(text="login:")
+    session.back_blocks(1000)
+    session.step_instructions(3)
+    print(machine.modules[0].registers["rip"])
+
+The session keeps what entered the machine, and checkpoints. To be somewhere again is to restore the checkpoint before
+that place and to let the same enter as before; nothing leaves meanwhile. From the newest place, the *present*, the
+machine is live.
+
+Between the verified state at which a fault was rolled back and the sync point that found it, the modules are shown as
+they were: each for itself, with what the fault had made of them. So they are inside of a block. ``compared`` says
+whether the modules stand at a verified state.
+"""
+
+import bisect
+import time
+from dataclasses import dataclass
+
+from ftvm.errors import UsageError
+from ftvm.machine import Machine
+from ftvm.monitor.checkpoint import Checkpoint, Ending
+from ftvm.monitor.recovery import Incident
+from ftvm.monitor.script import LoggedInput, Moment
+from ftvm.units import MIB
+
+CHECKPOINT_S = 0.5
+"""Wall time of running between two checkpoints: going back takes as long, on average half of it."""
+MEMORY_BYTES = 512 * MIB
+"""What checkpoints may take by default. Beyond, they are thinned out: the older, the wider apart."""
+MIN_CHECKPOINTS = 3
+
+TRACED_BLOCKS = 4096
+"""Farther than so many instructions, nobody goes back instruction by instruction at once."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An incident: the modules were rolled back to ``began``; whoever had got farthest stood at position ``found``."""
+
+    incident: Incident
+    began: Moment
+    found: int
+
+
+class Session:
+    """Goes back and forth with ``machine``, inside its context, from where that stands now. Nobody else may run it."""
+
+    def __init__(self, machine: Machine, memory_bytes: int = MEMORY_BYTES) -> None:
+        self.machine = machine
+        self.episodes: list[Episode] = []
+        """What happened to the modules so far."""
+        self._loop = machine.lockstep
+        self._memory_bytes = memory_bytes
+        self._log: list[LoggedInput] = []
+        self._checkpoints: list[Checkpoint] = []
+        self._kept_s = 0.0
+        self._loop.arrived = True  # nothing is known of what was before
+        first = self._loop.checkpoint()
+        self._logged_before = first.inputs
+        self._present = first.moment
+        self._add(first)
+        self._loop.on_input.append(self._log.append)
+        self._loop.at_sync.append(self._at_sync)
+        self._loop.on_incident.append(self._note)
+
+    # ---- where it stands ----
+
+    @property
+    def position(self) -> int:
+        """Of the modules: the block entry at which they stand, or that of the block inside of which they stand."""
+        return self._farthest()[0]
+
+    @property
+    def instruction(self) -> int:
+        """How many instructions of the block they have executed."""
+        return self._farthest()[1]
+
+    @property
+    def present(self) -> int:
+        """The newest position."""
+        return self._present.position
+
+    @property
+    def in_past(self) -> bool:
+        return self._loop.playing and self._loop.moment < self._present
+
+    @property
+    def compared(self) -> bool:
+        """The modules stand at the verified state. Otherwise they went on from it without being compared."""
+        return not self._loop.venturing
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the guest ended, if it stands at its end."""
+        return self._loop.ending
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The positions of those that are kept."""
+        return [checkpoint.position for checkpoint in self._checkpoints]
+
+    # ---- forward ----
+
+    def run(
+        self, position: int | None = None, text: str | None = None, timeout_s: float | None = None
+    ) -> Ending | None:
+        """As Machine.run_until, from wherever it stands; from the past through to the present, and on from there."""
+        self._commit_here()
+        ending = self.machine.run_until(position, text, timeout_s)
+        self._look_at_present()
+        return ending
+
+    def step_blocks(self, count: int = 1) -> Ending | None:
+        """On to the entry of the ``count``-th block from here."""
+        return self.goto(self.position + count)
+
+    def step_epoch(self) -> Ending | None:
+        """On by as many blocks as the machine would have run before its next comparison."""
+        return self.step_blocks(self._loop.epoch_blocks)
+
+    def step_instructions(self, count: int = 1) -> Ending | None:
+        """On by so many instructions; an interrupt or exception that is taken instead of one counts as one."""
+        for _ in range(count):
+            if not self._step():
+                return self.ending
+        return None
+
+    # ---- back and forth ----
+
+    def goto(self, position: int, instruction: int = 0) -> Ending | None:
+        """To the entry of the block at ``position``, where the guest comes there first, and on by so many of its
+        instructions. Beyond the present it runs there; if it does not come there, the result says why.
+
+        Raises UsageError for a place that is not there.
+        """
+        if position < self._checkpoints[0].position:
+            raise UsageError(f"nothing is known of position {position}", f"the session began at {self.checkpoints[0]}")
+        if instruction < 0:
+            raise UsageError(f"{instruction} instructions", "give 0 or more")
+        episode = self._episode_at(position)
+        if episode is not None:
+            self._travel(episode.began)
+            self._loop.venture(position, instruction)
+        else:
+            ending = self._arrive(position)
+            if ending is not None:
+                return ending
+            if instruction:
+                self._loop.venture(position, instruction)
+        if (self.position, self.instruction) != (position, instruction):
+            raise UsageError(f"the block at {position} has no instruction {instruction} to stand before")
+        return None
+
+    def goto_present(self) -> None:
+        """To the newest place."""
+        self._go_live()
+
+    def back_blocks(self, count: int = 1) -> None:
+        """Back to the entry of the ``count``-th block before this place; from inside of a block, its own counts."""
+        self.goto(self.position - count + (self.instruction > 0))
+
+    def back_instructions(self, count: int = 1) -> None:
+        """Back by so many instructions."""
+        if count > TRACED_BLOCKS:
+            raise UsageError(f"{count} instructions back", f"at most {TRACED_BLOCKS} at once; go back by blocks first")
+        here = self.position, self.instruction
+        if count <= here[1]:
+            self.goto(here[0], here[1] - count)
+            return
+        first = max(self._checkpoints[0].position, here[0] - count)
+        self.goto(first)
+        places: list[tuple[int, int]] = []
+        while (place := (self.position, self.instruction)) < here:
+            places.append(place)
+            if not self._step():
+                break
+        if len(places) < count:
+            self.goto(first)
+            raise UsageError(f"{count} instructions back", f"this is the first of {len(places)} that are known")
+        self.goto(*places[-count])
+
+    # ---- another future ----
+
+    def branch(self) -> None:
+        """What came after this place is forgotten, and the machine is live from here on. So that something else may
+        happen: a fault, a key. Inside of a block, that is the block's entry."""
+        self._commit_here()
+        self._look_at_present()
+        if not self.in_past:
+            return
+        if any(not disk.read_only for disk in self.machine.board.disks):
+            raise UsageError(
+                "the guest cannot go another way from here: its disks hold what it wrote later",
+                "go to the present, or give it read-only disks",
+            )
+        self._loop.stop_playing()
+        del self._log[self._loop.inputs_logged - self._logged_before :]
+        self._present = self._loop.moment
+        self._checkpoints = [kept for kept in self._checkpoints if kept.moment <= self._present]
+        self.episodes = [episode for episode in self.episodes if episode.began < self._present]
+
+    # ---- how it is done ----
+
+    def _farthest(self) -> tuple[int, int]:
+        """Where the module stands that has got farthest: a fault may have led others astray."""
+        return max(self._loop.standing(), default=(0, 0)) if self._loop.venturing else (self._loop.moment.position, 0)
+
+    def _step(self) -> bool:
+        """One instruction on; False where there is none. In the past, modules go on uncompared until something enters:
+        to be back at a verified state takes a while there."""
+        here = self._farthest()
+        self._loop.venture(here[0], 1)
+        there = self._farthest()
+        if there == here:
+            return self._wait_on(here[0])
+        stop = self._loop.next_stop()
+        if not there[1] and self._episode_at(there[0]) is None and (stop is None or there[0] >= stop.position):
+            self._arrive(there[0])
+        return True
+
+    def _wait_on(self, position: int) -> bool:
+        """No instruction was executed: the guest waits, or has ended, or a device is to serve it."""
+        self._commit_here()
+        ending = self.machine.run_until(position + 1)
+        self._look_at_present()
+        return ending is None
+
+    def _commit_here(self) -> None:
+        """Stand at a verified state, from which the machine runs as it ran."""
+        if self._loop.venturing or self._loop.off_script:
+            self._travel(self._loop.moment, exactly=True)
+
+    def _go_live(self) -> None:
+        """What is run after this is new."""
+        if self.in_past:
+            self._travel(self._present, exactly=True)
+
+    def _arrive(self, position: int) -> Ending | None:
+        """Where the guest comes to ``position`` first, verified."""
+        if position <= self._present.position:
+            self._travel(Moment(position, 0))
+            return None
+        self._go_live()
+        ending = self.machine.run_until(position)
+        self._look_at_present()
+        return ending
+
+    def _travel(self, target: Moment, exactly: bool = False) -> None:
+        """To a moment that is not after the present; virtual time 0 stands for where the guest comes to the position.
+
+        After a venture in the past the TLBs are cold, as they were not then. ``exactly``: not so, since the machine is
+        going to be run from here."""
+        loop = self._loop
+        if self._is_at(target) and not (exactly and loop.playing and (loop.venturing or loop.off_script)):
+            loop.come_back()
+            return
+        checkpoint = self._checkpoint_before(target)
+        runs_by = loop.playing and not loop.venturing and not loop.off_script and loop.moment <= target
+        if not runs_by or loop.moment < checkpoint.moment:
+            loop.restore(checkpoint, travelling=True)
+        self.machine.play(self._log[loop.inputs_logged - self._logged_before :], self._present)
+        while not self._is_at(target):
+            if self.machine.run_until(target) is not None and not self._is_at(target):
+                raise UsageError(f"the way to {target} was interrupted", f"it stands at {loop.moment}")
+
+    def _is_at(self, target: Moment) -> bool:
+        here = self._loop.moment
+        return here == target or (target.virtual_ns == 0 and here.position == target.position and self._loop.arrived)
+
+    def _checkpoint_before(self, target: Moment) -> Checkpoint:
+        kept = self._checkpoints
+        after = bisect.bisect_right(kept, target, key=lambda checkpoint: checkpoint.moment)
+        if target.virtual_ns == 0 and after < len(kept):
+            following = kept[after]
+            if following.position == target.position and following.arrived:
+                return following
+        return kept[max(0, after - 1)]
+
+    def _look_at_present(self) -> None:
+        if not self._loop.playing:
+            self._present = self._loop.moment
+
+    def _at_sync(self) -> None:
+        if not self._loop.playing and time.monotonic() - self._kept_s > CHECKPOINT_S:
+            self._add(self._loop.checkpoint())
+
+    def _add(self, checkpoint: Checkpoint) -> None:
+        self._kept_s = time.monotonic()
+        self._checkpoints.append(checkpoint)
+        while self.machine.checkpoint_bytes > self._memory_bytes and len(self._checkpoints) > MIN_CHECKPOINTS:
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Forget the one whose loss widens a gap least, for its age."""
+        kept = self._checkpoints
+        newest = kept[-1].position
+
+        def cost(index: int) -> float:
+            return (kept[index + 1].position - kept[index - 1].position) / (newest - kept[index].position + 1)
+
+        del kept[min(range(1, len(kept) - 1), key=cost)]
+
+    def _note(self, incident: Incident, began: Moment) -> None:
+        if not self._loop.playing:
+            reports = [report for report in incident.divergence.reports if report is not None]
+            found = max((report.position for report in reports), default=began.position)
+            self.episodes.append(Episode(incident, began, found))
+
+    def _episode_at(self, position: int) -> Episode | None:
+        for episode in self.episodes:
+            if episode.began.position < position < episode.found:
+                return episode
+        return None

@@ -1,0 +1,205 @@
+"""Back and forth in a run: every place is again what it was, whatever lies between, and nothing leaves twice."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ftvm.debug import session as debug
+from ftvm.debug.session import Session
+from ftvm.errors import UsageError
+from tests.divergence.machines import build, golden
+
+END = 6_000_000
+WORKLOAD = {"append": "rounds=2"}
+
+
+def straight(positions: list[int]) -> dict[int, str]:
+    """Digests of an undisturbed run at these positions."""
+    with build("workload", modules=1, **WORKLOAD) as machine:
+        digests = {}
+        for position in sorted(positions):
+            assert machine.run_until(position) is None
+            digests[position] = machine.digest
+        return digests
+
+
+def goto_at_random(count: int) -> None:
+    chosen = random.Random(count)
+    positions = [chosen.randrange(1, END) for _ in range(count)]
+    digests = straight(positions)
+    with build("workload", **WORKLOAD) as machine:
+        session = Session(machine)
+        session.run(position=END)
+        for position in positions:
+            session.goto(position)
+            assert (session.position, session.instruction, machine.digest) == (position, 0, digests[position])
+        session.goto_present()
+        assert machine.run().state_digest == golden("workload", "rounds=2").result.state_digest
+
+
+def test_random_places_are_what_they_are_on_a_straight_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debug, "CHECKPOINT_S", 0.05)
+    goto_at_random(60)
+
+
+@pytest.mark.campaign
+def test_a_thousand_random_places_are_what_they_are_on_a_straight_run() -> None:
+    goto_at_random(1000)
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """At position 1,000,000 of a run that has been at 1,200,000."""
+    with build("workload", **WORKLOAD) as machine:
+        session = Session(machine)
+        session.run(position=1_200_000)
+        session.goto(1_000_000)
+        yield session
+
+
+def place(session: Session) -> tuple[int, int, int, int]:
+    registers = session.machine.modules[0].registers
+    assert dict(registers) == dict(session.machine.modules[1].registers)
+    return session.position, session.instruction, registers["rip"], registers["rax"]
+
+
+def test_instructions_are_stepped_in_the_past_as_in_the_present(session: Session) -> None:
+    past = [place(session)]
+    for _ in range(60):
+        session.step_instructions()
+        past.append(place(session))
+    assert past == sorted(past, key=lambda one: one[:2])
+    assert len({one[0] for one in past}) > 3, "it went through some blocks"
+    assert any(one[1] for one in past), "and stood inside of them"
+
+    with build("workload", **WORKLOAD) as machine:
+        live = Session(machine)
+        live.run(position=1_000_000)
+        present = [place(live)]
+        for _ in range(60):
+            live.step_instructions()
+            present.append(place(live))
+        assert present == past
+        assert live.run() is not None
+        assert machine.digest == golden("workload", "rounds=2").result.state_digest
+
+
+def test_instructions_are_stepped_back(session: Session) -> None:
+    seen = [place(session)]
+    for _ in range(40):
+        session.step_instructions()
+        seen.append(place(session))
+    for one in reversed(seen[:-1]):
+        session.back_instructions()
+        assert place(session) == one
+    session.step_instructions(40)
+    session.back_instructions(25)
+    assert place(session) == seen[15]
+
+
+def test_places_inside_of_blocks_can_be_gone_to(session: Session) -> None:
+    seen = [place(session)]
+    for _ in range(40):
+        session.step_instructions()
+        seen.append(place(session))
+    for one in random.Random(1).sample(seen, 15):
+        session.goto(one[0], one[1])
+        assert place(session) == one
+    assert session.run() is not None
+    assert session.machine.digest == golden("workload", "rounds=2").result.state_digest
+
+
+def test_blocks_are_stepped_both_ways(session: Session) -> None:
+    session.step_blocks(3)
+    session.step_instructions()
+    where = session.position
+    session.back_blocks()
+    assert (session.position, session.instruction) == (where, 0)
+    session.back_blocks(2)
+    assert session.position == where - 2
+    session.step_epoch()
+    assert session.position > where
+
+
+def test_what_is_not_there_is_refused_and_nothing_is_lost(session: Session) -> None:
+    for wrong in (
+        lambda: session.goto(-1),
+        lambda: session.goto(1_000_000, -1),
+        lambda: session.goto(1_000_000, 500),
+        lambda: session.back_instructions(100_000),
+    ):
+        with pytest.raises(UsageError):
+            wrong()
+    session.goto(0)
+    with pytest.raises(UsageError):
+        session.back_blocks()
+    with pytest.raises(UsageError):
+        session.back_instructions()
+    assert session.run() is not None
+    assert session.machine.digest == golden("workload", "rounds=2").result.state_digest
+
+
+def talk(real_time: bool, **options: Any) -> Iterator[tuple[Session, bytearray]]:
+    shown = bytearray()
+    with build(
+        "echo", lambda channel, data: shown.extend(data), interactive=True, real_time=real_time, **options
+    ) as machine:
+        session = Session(machine)
+        session.run(text="q ends")
+        for key in b"abcdef":
+            machine.send_console(bytes([key]))
+            session.run(text=chr(key))
+        yield session, shown
+
+
+@pytest.mark.parametrize("real_time", [False, True])
+def test_keys_enter_again_as_they_did_and_nothing_leaves_twice(real_time: bool) -> None:
+    for session, shown in talk(real_time):
+        machine = session.machine
+        before = bytes(shown)
+        assert before.endswith(b"abcdef")
+        end, digest = session.position, machine.digest
+        chosen = random.Random(7)
+        first = session.checkpoints[0]
+        for _ in range(12):
+            session.goto(chosen.randrange(first, end))
+            if chosen.random() < 0.5:
+                session.step_instructions(chosen.randrange(1, 20))
+        session.goto_present()
+        assert (session.position, machine.digest, machine.console) == (end, digest, before)
+        assert bytes(shown) == before
+        machine.send_console(b"q")
+        assert session.run() is not None
+        assert bytes(shown).startswith(before) and b"ends" in bytes(shown[len(before) :])
+
+
+def test_from_the_past_another_future_can_begin() -> None:
+    for session, _ in talk(False):
+        machine = session.machine
+        session.goto(session.checkpoints[0])
+        session.run(text="abc")
+        assert session.in_past
+        session.branch()
+        assert not session.in_past
+        machine.send_console(b"xq")
+        assert session.run() is not None
+        assert b"abcx" in machine.console
+        end = machine.digest
+        session.goto(session.present - 50)
+        session.goto_present()
+        assert machine.digest == end
+
+
+def test_checkpoints_take_only_so_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debug, "CHECKPOINT_S", 0.0)
+    with build("workload", epoch_blocks=20_000, **WORKLOAD) as machine:
+        session = Session(machine, memory_bytes=3 << 20)
+        session.run(position=2_000_000)
+        assert machine.checkpoint_bytes <= 3 << 20
+        assert len(session.checkpoints) < 50
+        assert session.checkpoints[0] == 0
+        for position in (3, 777_777, 1_999_999):
+            session.goto(position)
+            assert machine.digest == straight([position])[position]
