@@ -64,6 +64,7 @@ ft_cpu *ft_cpu_open(void *ram, uint64_t ram_bytes, uint32_t ns_per_block, void *
 void ft_cpu_close(ft_cpu *cpu)
 {
     if (cpu) {
+        ft_debug_clear(cpu);
         ft_engine_close(cpu);
         free(cpu->page_dirty);
         free(cpu->own_pages);
@@ -93,7 +94,14 @@ static int result(ft_cpu *cpu, int stop)
     if (stop == FT_STOP_REQUEST) {
         cpu->stop_requested = false;
     }
-    return stop;
+    return stop != FT_STOP_CRASH && stop != FT_STOP_ENGINE && ft_debug_happened(cpu) ? FT_STOP_DEBUG : stop;
+}
+
+static bool breaks_in_block(ft_cpu *cpu)
+{
+    uint64_t bytes, address = ft_engine_rest_of_block(cpu, &bytes);
+
+    return bytes && ft_debug_breaks(cpu, ft_engine_position(cpu) - 1, address, bytes);
 }
 
 /* Run `instructions` of the block at hand. FT_STOP_POSITION: they, or the block, are done. */
@@ -110,10 +118,14 @@ int ft_cpu_run(ft_cpu *cpu, uint64_t position)
 {
     cpu->limit = position;
     cpu->error[0] = '\0';
+    ft_debug_begin(cpu);
     if (ft_engine_instructions_left(cpu)) {
+        if (breaks_in_block(cpu)) {
+            return FT_STOP_DEBUG;
+        }
         int stop = run_piece(cpu, ft_engine_instructions_left(cpu));
         if (stop != FT_STOP_POSITION) {
-            return stop;
+            return result(cpu, stop);
         }
     }
     while (awake(cpu)) {
@@ -122,7 +134,7 @@ int ft_cpu_run(ft_cpu *cpu, uint64_t position)
             return result(cpu, stop);
         }
     }
-    return FT_STOP_HALT;
+    return result(cpu, FT_STOP_HALT);
 }
 
 int ft_cpu_step(ft_cpu *cpu)
@@ -130,6 +142,7 @@ int ft_cpu_step(ft_cpu *cpu)
     int stop = FT_STOP_POSITION;
 
     cpu->error[0] = '\0';
+    ft_debug_begin(cpu);
     if (!awake(cpu)) {
         return FT_STOP_HALT;
     }

@@ -51,6 +51,27 @@ typedef struct {
 
 #define FT_MAX_FORCES 16
 
+/* See debug.c. `before` are the bytes of a value watch when the run began. */
+typedef struct {
+    uint32_t kind, access;
+    uint64_t first, bytes;
+    uint8_t *before;
+} ft_watch;
+
+#define FT_MAX_WATCHES 64
+#define FT_MAX_WATCHED_BYTES (1u << 20)
+
+typedef struct {
+    uint64_t *breakpoints; /* ascending */
+    uint32_t breakpoint_count;
+    uint8_t filter[8192]; /* a bit, by a hash, for code in which there are breakpoints */
+    uint64_t passed_position, passed_address;
+    ft_watch watches[FT_MAX_WATCHES];
+    uint32_t watch_count;
+    bool compares; /* there are value watches */
+    ft_hit hit;
+} ft_debug;
+
 /* Why the current run ends; FT_STOP_* once it has been decided. */
 #define FT_STOP_NONE (-1)
 
@@ -83,6 +104,8 @@ struct ft_cpu {
 
     ft_force forces[FT_MAX_FORCES];
     unsigned force_count;
+
+    ft_debug debug;
 
     char error[160];
 };
@@ -144,6 +167,12 @@ void ft_engine_poll_next_block(ft_cpu *cpu);
 void ft_engine_limit_changed(ft_cpu *cpu);
 
 bool ft_engine_interrupts_enabled(const ft_cpu *cpu);
+const uint8_t *ft_engine_general_registers(const ft_cpu *cpu);
+
+/* Accesses to pages with linear watches are looked at from now on, and others not. */
+void ft_engine_mark_watched_pages(ft_cpu *cpu);
+/* Inside a block: the linear address of the next instruction, and the bytes from there to the block's end. */
+uint64_t ft_engine_rest_of_block(const ft_cpu *cpu, uint64_t *bytes);
 
 void ft_engine_save(const ft_cpu *cpu, ft_arch *arch);
 /* The TLB is left alone; see ft_paging_differs(). */
@@ -155,6 +184,18 @@ bool ft_cpu_apply_forces(const ft_cpu *cpu, bool in_ram, uint8_t *bytes);
 void ft_engine_rearm_dirty_log(ft_cpu *cpu);
 void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages);
 void ft_engine_flush_tlb(ft_cpu *cpu);
+
+/* ---- debug.c --------------------------------------------------------------------------- */
+
+/* A run begins: nothing has happened, and watched bytes are compared with what they are now. */
+void ft_debug_begin(ft_cpu *cpu);
+/* Since then, something that is watched has. */
+bool ft_debug_happened(ft_cpu *cpu);
+/* The guest accesses something; FT_HIT_PORT, FT_HIT_MMIO or FT_HIT_LINEAR. */
+void ft_debug_touched(ft_cpu *cpu, uint32_t kind, uint64_t address, uint64_t bytes, uint32_t access);
+bool ft_debug_watches_linear(const ft_cpu *cpu, uint64_t address, uint64_t bytes, uint32_t access);
+/* The instructions in these bytes come next, at `position`: is one of them a breakpoint? */
+bool ft_debug_breaks(ft_cpu *cpu, uint64_t position, uint64_t address, uint64_t bytes);
 
 /* ---- msr.c: 0, or -1 for #GP. Engine registers that are MSRs go through ft_engine_msr(). --- */
 

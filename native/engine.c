@@ -388,8 +388,10 @@ static bool interrupt_due(const ft_cpu *cpu)
 
 static void arm_from(ft_cpu *cpu, uint64_t position)
 {
+    const ft_debug *debug = &cpu->debug;
+    bool looked_on = debug->breakpoint_count || debug->compares || debug->hit.kind != FT_HIT_NONE;
     bool poll = cpu->stop_requested || cpu->force_count || interrupt_due(cpu) || cpu->limit < position ||
-                cpu->engine->entering || cpu->engine->in_piece;
+                cpu->engine->entering || cpu->engine->in_piece || looked_on;
 
     arm(cpu->engine, position, poll ? position : cpu->limit);
 }
@@ -402,6 +404,11 @@ void ft_engine_limit_changed(ft_cpu *cpu)
 bool ft_engine_interrupts_enabled(const ft_cpu *cpu)
 {
     return FIELD(cpu->engine->env, ENV_EFLAGS, uint32_t) & FLAG_IF;
+}
+
+const uint8_t *ft_engine_general_registers(const ft_cpu *cpu)
+{
+    return (const uint8_t *)cpu->engine->env + ENV_REGS;
 }
 
 /* Leave the emulation at a block entry: nothing of the block has run, and its registers are all in place. */
@@ -506,6 +513,9 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
             engine->data_breakpoints_hit = 0;
             deliver(cpu, FT_VECTOR_DB, false, HOST_PC());
         }
+        if (!engine->entering && ft_debug_happened(cpu)) {
+            leave(cpu, FT_STOP_DEBUG, HOST_PC());
+        }
         if (position >= cpu->limit && !engine->entering) {
             leave(cpu, FT_STOP_POSITION, HOST_PC());
         }
@@ -514,6 +524,11 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
         }
         if ((vector = pending_vector(cpu)) >= 0) {
             deliver(cpu, vector, true, HOST_PC());
+        }
+        if (cpu->debug.breakpoint_count && !engine->entering &&
+            ft_debug_breaks(cpu, position, FIELD(block, TB_PC, const uint64_t),
+                            FIELD(block, TB_SIZE, const uint16_t))) {
+            leave(cpu, FT_STOP_DEBUG, HOST_PC());
         }
     }
     arm_from(cpu, position + 1);
@@ -865,7 +880,8 @@ void ft_engine_flush_tlb(ft_cpu *cpu)
 
 /* ---- Data breakpoints (SDM vol. 3, 18.2): Unicorn has cut them out, but still asks ---------------------------- */
 
-enum { ACCESS_READ = 1, ACCESS_WRITE = 2 };
+/* And the watches of those who look on, for which the same question is asked; kinds of access are numbered alike. */
+enum { ACCESS_READ = FT_ACCESS_READ, ACCESS_WRITE = FT_ACCESS_WRITE };
 
 /* Bits 0..3: the armed data breakpoints that an access of this kind to these bytes meets. */
 static uint32_t data_breakpoints(const void *env, uint64_t address, uint64_t bytes, int access)
@@ -887,12 +903,47 @@ static uint32_t data_breakpoints(const void *env, uint64_t address, uint64_t byt
     return met;
 }
 
+static bool looked_at(const ft_cpu *cpu, uint64_t address, uint64_t bytes, int access)
+{
+    return data_breakpoints(cpu->engine->env, address, bytes, access) ||
+           ft_debug_watches_linear(cpu, address, bytes, (uint32_t)access);
+}
+
 int __wrap_cpu_watchpoint_address_matches_x86_64(void *cs, uint64_t address, uint64_t bytes)
 {
-    void *env = FIELD(cs, CPU_ENV_PTR, void *);
+    const ft_cpu *cpu = owner_of_cpu(cs);
 
-    return (data_breakpoints(env, address, bytes, ACCESS_READ) ? ACCESS_READ : 0) |
-           (data_breakpoints(env, address, bytes, ACCESS_WRITE) ? ACCESS_WRITE : 0);
+    return (looked_at(cpu, address, bytes, ACCESS_READ) ? ACCESS_READ : 0) |
+           (looked_at(cpu, address, bytes, ACCESS_WRITE) ? ACCESS_WRITE : 0);
+}
+
+static void mark_watched(const ft_cpu *cpu, uint64_t *address, int access)
+{
+    enum { EMPTY = -1, WATCHED = 1 << 8 }; /* TLB_WATCHPOINT */
+
+    if (*address != (uint64_t)EMPTY) {
+        bool watched = looked_at(cpu, *address & ~(uint64_t)(FT_PAGE_BYTES - 1), FT_PAGE_BYTES, access);
+        *address = (*address & ~(uint64_t)WATCHED) | (watched ? WATCHED : 0);
+    }
+}
+
+void ft_engine_mark_watched_pages(ft_cpu *cpu)
+{
+    if (!cpu->engine || !cpu->engine->env) {
+        return;
+    }
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        tlb_fast *fast = &FIELD(cpu->engine->env, ENV_TLB_FAST, tlb_fast) + mode;
+        char *desc = cpu->engine->env + ENV_TLB_DESC + mode * TLB_DESC_BYTES;
+        tlb_entry *victim = &FIELD(desc, TLB_DESC_VICTIMS, tlb_entry);
+        size_t entries = fast->mask / sizeof(tlb_entry) + 1;
+
+        for (size_t i = 0; i < entries + VICTIM_ENTRIES; i++) {
+            tlb_entry *entry = i < entries ? &fast->table[i] : &victim[i - entries];
+            mark_watched(cpu, &entry->addr_read, ACCESS_READ);
+            mark_watched(cpu, &entry->addr_write, ACCESS_WRITE);
+        }
+    }
 }
 
 /* An access to a page with a data breakpoint. The trap comes behind the instruction, so that runs alone first. */
@@ -905,6 +956,7 @@ void __wrap_cpu_check_watchpoint_x86_64(void *cs, uint64_t address, uint64_t byt
     char *block = met && host_pc ? tcg_tb_lookup_x86_64(engine->tcg, host_pc) : NULL;
 
     (void)attrs;
+    ft_debug_touched(cpu, FT_HIT_LINEAR, address, bytes, (uint32_t)access);
     if (!block) {
         return;
     }
@@ -1231,6 +1283,7 @@ static uint64_t port_read(void *env, uint32_t port, uint32_t size, uintptr_t hos
 {
     check_port(env, port, size, host_pc);
     pass_port_time(owner_of_env(env));
+    ft_debug_touched(owner_of_env(env), FT_HIT_PORT, port, size, FT_ACCESS_READ);
     return ft_on_port_read(owner_of_env(env)->device, port, size);
 }
 
@@ -1238,6 +1291,7 @@ static void port_write(void *env, uint32_t port, uint32_t size, uint32_t value, 
 {
     check_port(env, port, size, host_pc);
     pass_port_time(owner_of_env(env));
+    ft_debug_touched(owner_of_env(env), FT_HIT_PORT, port, size, FT_ACCESS_WRITE);
     ft_on_port_write(owner_of_env(env)->device, port, size, value);
 }
 
@@ -1274,11 +1328,13 @@ void __wrap_helper_outl_x86_64(void *env, uint32_t port, uint32_t value)
 /* `base` is the region's first address: Unicorn reports offsets into a region. */
 static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *base)
 {
+    ft_debug_touched(owner_of_uc(uc), FT_HIT_MMIO, (uintptr_t)base + offset, size, FT_ACCESS_READ);
     return ft_on_mmio_read(owner_of_uc(uc)->device, (uintptr_t)base + offset, size);
 }
 
 static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *base)
 {
+    ft_debug_touched(owner_of_uc(uc), FT_HIT_MMIO, (uintptr_t)base + offset, size, FT_ACCESS_WRITE);
     ft_on_mmio_write(owner_of_uc(uc)->device, (uintptr_t)base + offset, size, value);
 }
 
@@ -1632,6 +1688,15 @@ uint32_t ft_engine_instructions_done(const ft_cpu *cpu)
 uint32_t ft_engine_instructions_left(const ft_cpu *cpu)
 {
     return cpu->engine->block.left;
+}
+
+uint64_t ft_engine_rest_of_block(const ft_cpu *cpu, uint64_t *bytes)
+{
+    const stepped_block *block = &cpu->engine->block;
+    uint64_t next = segment(cpu->engine->env, ENV_SEGS, 1)->base + FIELD(cpu->engine->env, ENV_EIP, uint64_t);
+
+    *bytes = next - block->pc < block->bytes ? block->pc + block->bytes - next : 0;
+    return next;
 }
 
 bool ft_engine_restarting(const ft_cpu *cpu)

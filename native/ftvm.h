@@ -89,7 +89,8 @@ enum {
     FT_STOP_REQUEST = 1,  /* ft_cpu_request_stop() was called by a device */
     FT_STOP_HALT = 2,     /* HLT, and no interrupt that could be delivered */
     FT_STOP_CRASH = 3,    /* triple fault */
-    FT_STOP_ENGINE = 4    /* the engine failed; ft_cpu_error() says how */
+    FT_STOP_ENGINE = 4,   /* the engine failed; ft_cpu_error() says how */
+    FT_STOP_DEBUG = 5     /* ft_debug_hit() says what for */
 };
 
 /*
@@ -158,6 +159,42 @@ int ft_cpu_flip_register(ft_cpu *cpu, uint64_t offset, uint32_t bit);
  */
 int ft_cpu_force_register(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
 int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
+
+/* ---- Looking on (debug.c) ---------------------------------------------------------------- */
+
+/*
+ * Conditions that end ft_cpu_run() and ft_cpu_step() with FT_STOP_DEBUG; none of them changes what the guest does, except that
+ * linear watches make TLB misses, and so accessed bits, come earlier. A run ends before a block with a breakpoint in
+ * it, and after a block in which something watched has happened; it looks at what has happened also where it ends.
+ */
+enum {
+    FT_HIT_NONE = 0,
+    FT_HIT_BREAKPOINT = 1, /* an instruction at this linear address is in the block that comes next */
+    FT_HIT_RAM = 2,        /* bytes of RAM are not what they were when the run began; `first` is an offset */
+    FT_HIT_REGISTER = 3,   /* the same for bytes of ft_arch, except rip and position */
+    FT_HIT_PORT = 4,       /* an access to a port */
+    FT_HIT_MMIO = 5,       /* an access to a device at this guest physical address */
+    FT_HIT_LINEAR = 6      /* an access to this linear address */
+};
+enum { FT_ACCESS_READ = 1, FT_ACCESS_WRITE = 2 };
+
+typedef struct {
+    uint32_t kind;  /* FT_HIT_* */
+    uint32_t index; /* of the breakpoint or the watch, in the order in which they were given */
+    uint64_t where; /* the address accessed, or the first one watched */
+} ft_hit;
+
+void ft_debug_clear(ft_cpu *cpu);
+/*
+ * All breakpoints, ascending, instead of those before. A run that starts at `passed_position` at the instruction `passed_address`
+ * does not end for a breakpoint there: it is where the last run ended. -1: out of memory.
+ */
+int ft_debug_break(ft_cpu *cpu, const uint64_t *addresses, uint32_t count, uint64_t passed_position,
+                   uint64_t passed_address);
+/* One more watch. `access` counts for ports, devices and linear addresses. -1: too many, too long, not there, no memory. */
+int ft_debug_watch(ft_cpu *cpu, uint32_t kind, uint64_t first, uint64_t bytes, uint32_t access);
+/* Why the last run ended with FT_STOP_DEBUG. */
+void ft_debug_hit(const ft_cpu *cpu, ft_hit *hit);
 
 /* Called on devices by the running CPU; `size` in bytes. Whoever links the core defines ft_on_*: in the
  * extension module they are Python functions (build.py). */

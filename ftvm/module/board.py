@@ -46,11 +46,13 @@ from ftvm.module.chips.vga import Vga
 from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
 from ftvm.module.chips.virtio_pci import VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript, Text
-from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
+from ftvm.module.cpu import STOP_CRASH, STOP_DEBUG, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
 from ftvm.module.events import (
     ColdTlb,
     ConsoleIn,
     ConsoleOut,
+    DebugHit,
+    DebugWatch,
     DeviceBroken,
     DeviceIn,
     DriverFault,
@@ -122,6 +124,8 @@ class Processor(Protocol):
     def run(self, position: int) -> int: ...
     def step(self) -> int: ...
     def instruction(self) -> int: ...
+    def look_for(self, watch: DebugWatch | None) -> None: ...
+    def hit(self) -> DebugHit: ...
     def error(self) -> str: ...
     def interrupts_enabled(self) -> bool: ...
     def request_stop(self) -> None: ...
@@ -143,6 +147,7 @@ class StopKind(IntEnum):
     EXIT = 4  # the guest, or the text to stop at, ended the run; the outputs say how
     CRASH = 5  # triple fault
     ENGINE = 6  # the CPU engine failed; ``detail`` says how
+    DEBUG = 7  # what a DebugWatch looks for; ``detail`` is a DebugHit
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,8 @@ class Board:
         self._watched: Text | None = None  # until outputs are taken
         self._matched = 0
         self._watched_ns: int | None = None
+        self._looked_for: DebugWatch | None = None  # until outputs are taken
+        self._looks_for: DebugWatch | None = None  # what the CPU was told
         self._exiting = False
         self._kicked = False
         self._running = False
@@ -493,7 +500,7 @@ class Board:
         From inside a block to its end at least.
         """
         cpu = self._cpu
-        self._jumps = 0
+        self._begin()
         while cpu.position() < until or cpu.instruction():
             stop = self._run_cpu(until)
             if (ends := self._look(stop, cpu.position() < until)) is not None:
@@ -507,7 +514,7 @@ class Board:
         they do in ``run``.
         """
         cpu = self._cpu
-        self._jumps = 0
+        self._begin()
         while count:
             event = None if cpu.instruction() else self._event_position()
             if event is not None and event <= cpu.position():
@@ -516,23 +523,36 @@ class Board:
                 before = cpu.position(), cpu.instruction()
                 stop = cpu.step()
                 count -= (cpu.position(), cpu.instruction()) != before
-            if not cpu.instruction() and (ends := self._look(stop, count > 0)) is not None:
+            if cpu.instruction() and stop != STOP_DEBUG:
+                continue
+            if (ends := self._look(stop, count > 0)) is not None:
                 return ends
         return Stop(StopKind.POSITION)
 
+    def _begin(self) -> None:
+        self._jumps = 0
+        if self._looked_for != self._looks_for:
+            self._looks_for = self._looked_for
+            self._cpu.look_for(self._looks_for)
+
     def _look(self, stop: int, more: bool) -> Stop | None:
-        """At a block entry at which the CPU stopped: let chips act, and say whether the epoch ends for it.
+        """The CPU stopped: let chips act, if that was at a block entry, and say whether the epoch ends for it.
 
         ``more``: the CPU is to go on, so that virtual time may jump where it waits.
         """
-        acted = self._advance_chips()
-        if self._exiting:
-            self._exiting = False
-            return Stop(StopKind.EXIT)
+        cpu = self._cpu
+        acted = False
+        if not cpu.instruction():
+            acted = self._advance_chips()
+            if self._exiting:
+                self._exiting = False
+                return Stop(StopKind.EXIT)
         if stop == STOP_CRASH:
-            return Stop(StopKind.CRASH, detail=self._cpu.error())
+            return Stop(StopKind.CRASH, detail=cpu.error())
         if stop == STOP_ENGINE:
-            return Stop(StopKind.ENGINE, detail=self._cpu.error())
+            return Stop(StopKind.ENGINE, detail=cpu.error())
+        if stop == STOP_DEBUG:
+            return Stop(StopKind.DEBUG, detail=cpu.hit().encode())
         if self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES or self._watched_text_came():
             return Stop(StopKind.OUTPUT)
         if stop == STOP_HALT and not acted and more:
@@ -560,6 +580,8 @@ class Board:
                 self._watched, self._matched = Text(event.text), event.matched
             elif isinstance(event, TimeWatch):
                 self._watched_ns = event.virtual_ns
+            elif isinstance(event, DebugWatch):
+                self._looked_for = event
 
     def _device_in(self, event: DeviceIn) -> None:
         for offset, data in event.writes:
@@ -579,7 +601,7 @@ class Board:
                     raise ValueError("a write outside RAM")
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device]  # LookupError
-            elif isinstance(event, TextWatch | TimeWatch):
+            elif isinstance(event, TextWatch | TimeWatch | DebugWatch):
                 raise ValueError("nothing that enters the guest")
 
     def take_outputs(self) -> list[Output]:
@@ -588,7 +610,7 @@ class Board:
         outputs, self._outputs = self._outputs, []
         self._text_bytes = 0
         self._kicked = False
-        self._watched = self._watched_ns = None
+        self._watched = self._watched_ns = self._looked_for = None
         return outputs
 
     def save(self) -> bytes:

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from ftvm._native import ffi, lib
 from ftvm.errors import EngineError
+from ftvm.module.events import DebugHit, DebugWatch
+from ftvm.module.registers import register
 from ftvm.units import NS_PER_BLOCK
 
 STOP_POSITION: int = lib.FT_STOP_POSITION
@@ -12,6 +14,11 @@ STOP_REQUEST: int = lib.FT_STOP_REQUEST
 STOP_HALT: int = lib.FT_STOP_HALT
 STOP_CRASH: int = lib.FT_STOP_CRASH
 STOP_ENGINE: int = lib.FT_STOP_ENGINE
+STOP_DEBUG: int = lib.FT_STOP_DEBUG
+
+ACCESS_READ: int = lib.FT_ACCESS_READ
+ACCESS_WRITE: int = lib.FT_ACCESS_WRITE
+NOWHERE = (1 << 64) - 1
 
 ARCH_BYTES: int = ffi.sizeof("ft_arch")
 
@@ -51,6 +58,8 @@ class Cpu:
         self._ram = ffi.from_buffer(ram, require_writable=True)
         self._devices: Devices | None = None
         self._raised: BaseException | None = None
+        self._breakpoints: list[int] = []  # indices in the DebugWatch, in the order of addresses
+        self._watched: list[tuple[str, int]] = []  # (name, index) in the DebugWatch, by index in the core
         self._self = ffi.new_handle(self)
         error = ffi.new("char[256]")
         self._cpu = lib.ft_cpu_open(self._ram, len(self._ram), NS_PER_BLOCK, self._self, error, len(error))
@@ -95,6 +104,35 @@ class Cpu:
     def instructions_left(self) -> int:
         """Instructions of that block still to come; 0 at a block entry."""
         return int(lib.ft_cpu_instructions_left(self._cpu))
+
+    def look_for(self, watch: DebugWatch | None) -> None:
+        """From now on, end runs for this with STOP_DEBUG, and for nothing that was looked for before.
+
+        Raises ValueError for what cannot be watched.
+        """
+        lib.ft_debug_clear(self._cpu)
+        self._watched = []
+        if watch is None:
+            return
+        position, address = watch.passed or (NOWHERE, NOWHERE)
+        self._breakpoints = sorted(range(len(watch.breakpoints)), key=watch.breakpoints.__getitem__)
+        addresses = ffi.new("uint64_t[]", [watch.breakpoints[index] for index in self._breakpoints])
+        if lib.ft_debug_break(self._cpu, addresses, len(watch.breakpoints), position, address) != 0:
+            raise MemoryError
+        for (name, kind), watches in _watches(watch).items():
+            for index, (first, size, access) in enumerate(watches):
+                if lib.ft_debug_watch(self._cpu, kind, first, size, access) != 0:
+                    raise ValueError(f"{size} bytes at {first:#x} of {name} cannot be watched")
+                self._watched.append((name, index))
+
+    def hit(self) -> DebugHit:
+        """Why the last run ended with STOP_DEBUG."""
+        hit = ffi.new("ft_hit *")
+        lib.ft_debug_hit(self._cpu, hit)
+        if hit.kind == lib.FT_HIT_BREAKPOINT:
+            return DebugHit("breakpoints", self._breakpoints[hit.index], hit.where)
+        name, index = self._watched[hit.index]
+        return DebugHit(name, index, hit.where)
 
     def error(self) -> str:
         """What the engine said when the last run ended with STOP_ENGINE or STOP_CRASH; may be empty."""
@@ -174,6 +212,18 @@ class Cpu:
         if self._raised is None:
             self._raised = error
         self.request_stop()
+
+
+def _watches(watch: DebugWatch) -> dict[tuple[str, int], list[tuple[int, int, int]]]:
+    """By name and kind: first, size, access."""
+    wanted = [register(name) for name in watch.registers]
+    return {
+        ("memory", lib.FT_HIT_RAM): [(offset, size, 0) for offset, size in watch.memory],
+        ("registers", lib.FT_HIT_REGISTER): [(where.offset, where.size, 0) for where in wanted],
+        ("ports", lib.FT_HIT_PORT): watch.ports,
+        ("devices", lib.FT_HIT_MMIO): watch.devices,
+        ("linear", lib.FT_HIT_LINEAR): watch.linear,
+    }
 
 
 def _arch(buffer: Any) -> Any:

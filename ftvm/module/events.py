@@ -116,6 +116,45 @@ class TextWatch(Input, frozen=True, array_like=True, tag="text-watch"):
     matched: int
 
 
+class DebugHit(msgspec.Struct, frozen=True):
+    """Why an epoch ended with StopKind.DEBUG: a Report's ``detail``.
+
+    ``kind`` names a list of DebugWatch, ``index`` the place in it. ``where`` is the address of the breakpoint or of the
+    access, or where what changed begins.
+    """
+
+    kind: str
+    index: int
+    where: int
+
+    def encode(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def decode(cls, detail: bytes) -> "DebugHit":
+        """Raises msgspec.DecodeError."""
+        return msgspec.json.decode(detail, type=cls)
+
+
+class DebugWatch(Input, frozen=True, array_like=True, tag="debug-watch"):
+    """What ends the epoch for somebody who looks on, with StopKind.DEBUG: at a block entry, see native/debug.c.
+
+    It ends before a block that has an instruction at one of the linear addresses ``breakpoints``, except where the
+    epoch begins if that is ``passed``, a (position, linear address); or after a block that changed bytes in ``memory``,
+    (RAM offset, size), or in one of ``registers``; or that accessed one of ``ports``, of ``devices`` (guest physical
+    addresses) or of ``linear`` addresses: (first, size, access), see ACCESS_READ and ACCESS_WRITE in cpu.py. Nothing
+    that the guest can see, so it is in no log.
+    """
+
+    breakpoints: list[int] = []
+    passed: tuple[int, int] | None = None
+    memory: list[tuple[int, int]] = []
+    registers: list[str] = []
+    ports: list[tuple[int, int, int]] = []
+    devices: list[tuple[int, int, int]] = []
+    linear: list[tuple[int, int, int]] = []
+
+
 _outputs = msgspec.msgpack.Decoder(
     list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText | QueueKick | DriverFault]
 )
@@ -128,7 +167,7 @@ class TimeWatch(Input, frozen=True, array_like=True, tag="time-watch"):
 
 
 _inputs = msgspec.msgpack.Decoder(
-    list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken | ColdTlb | TextWatch | TimeWatch]
+    list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken | ColdTlb | TextWatch | TimeWatch | DebugWatch]
 )
 
 encode = msgspec.msgpack.Encoder().encode

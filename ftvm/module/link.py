@@ -28,7 +28,7 @@ class CommandKind(IntEnum):
     LOAD = 2  # become the state in the Load in the payload; the monitor has put RAM right
     FLUSH_TLB = 3  # start with a cold TLB, because another module does (UNICORN: accessed bits)
     INJECT = 4  # remember the faults in the payload
-    STEP = 5  # run so many instructions as the target says; see Board.step
+    STEP = 5  # take the inputs, then run so many instructions as the target says; see Board.step
 
 
 class RegisterBit(msgspec.Struct, frozen=True, tag="register"):

@@ -70,7 +70,7 @@ class Module:
                     self._cpu.flush_tlb()
                     self._report(self._here())
                 case CommandKind.STEP:
-                    self._report(self._step(target))
+                    self._report(self._step(target, payload))
                 case CommandKind.INJECT:
                     self._faults = sorted(self._faults + _decode_faults(payload), key=lambda fault: fault.position)
                     self._report(self._here())
@@ -89,8 +89,10 @@ class Module:
             self._inject(self._faults.pop(0))
         return self._board.run(target)
 
-    def _step(self, count: int) -> Stop:
+    def _step(self, count: int, payload: bytes) -> Stop:
         self._cpu.rearm_dirty_log()
+        if payload:
+            self._board.put([*events.decode_inputs(payload)])
         stop = self._here()
         while count and stop.kind == StopKind.POSITION:
             if not self._cpu.instruction():

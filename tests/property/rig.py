@@ -11,7 +11,7 @@ from ftvm.module.registers import REGISTERS, with_registers
 from ftvm.units import MIB
 
 FOREVER = 1 << 50
-GOES_ON = (StopKind.POSITION, StopKind.OUTPUT, StopKind.IDLE)
+GOES_ON = (StopKind.POSITION, StopKind.OUTPUT, StopKind.IDLE, StopKind.DEBUG)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Rig:
     def run(self, position: int = FOREVER) -> None:
         """To ``position``, from inside a block to its end at least, or to the guest's end."""
         while self.end is None and (self.cpu.position() < position or self.cpu.instruction()):
-            self._note(self.board.run(position).kind)
+            self.note(self.board.run(position).kind)
 
     def step(self, count: int = 1) -> None:
         if self.end is None:
-            self._note(self.board.step(count).kind)
+            self.note(self.board.step(count).kind)
 
-    def _note(self, kind: StopKind) -> None:
+    def note(self, kind: StopKind) -> None:
         self.board.take_outputs()
         if kind not in GOES_ON:
             self.end = kind

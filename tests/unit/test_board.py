@@ -18,6 +18,8 @@ from ftvm.module.cpu import STOP_CRASH, STOP_ENGINE, STOP_HALT, STOP_POSITION, S
 from ftvm.module.events import (
     ConsoleIn,
     ConsoleOut,
+    DebugHit,
+    DebugWatch,
     GuestExit,
     KeyboardIn,
     Output,
@@ -87,6 +89,12 @@ class FakeCpu:
 
     def instruction(self) -> int:
         return 0
+
+    def look_for(self, watch: DebugWatch | None) -> None:
+        assert watch is None
+
+    def hit(self) -> DebugHit:
+        raise AssertionError("nobody looks on")
 
     def skip_to_ns(self, now_ns: int) -> None:
         assert now_ns > self.now_ns()
