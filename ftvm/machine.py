@@ -585,6 +585,12 @@ class Machine:
         return explain(incident.divergence, self._running()[1])
 
     @property
+    def state(self) -> Snapshot:
+        """Registers and chips of the verified state. Inside a context only."""
+        image = self._running()[1]
+        return Snapshot(image.arch, image.board)
+
+    @property
     def divergence_text(self) -> str | None:
         """The report of the last divergence, for people."""
         return self._divergence_text

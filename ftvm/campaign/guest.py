@@ -1,0 +1,57 @@
+"""The machines that a plan's guest runs on."""
+
+from pathlib import Path
+
+from ftvm.campaign.plan import CampaignPlan, Column, GuestPlan
+from ftvm.debug import symbols
+from ftvm.debug.symbols import Symbols
+from ftvm.errors import UnusableFile
+from ftvm.guests import catalogue
+from ftvm.machine import MachineConfig
+
+MODULES: dict[Column, int] = {"duplex": 2, "simplex": 1}
+
+
+def image_of(guest: GuestPlan) -> Path:
+    """The file of a guest that is named or given by its path. Raises UnusableFile."""
+    known = catalogue.find(guest.image)
+    path = known.path if known is not None else Path(guest.image)
+    if not path.exists():
+        raise UnusableFile(
+            f"there is no guest and no file {guest.image}",
+            "ftvm guests list shows the names; a path counts from the plan",
+        )
+    return path
+
+
+def symbols_of(guest: GuestPlan) -> Symbols:
+    """Names of its addresses: those of its image, and of the file that the plan names. Raises UnusableFile."""
+    names = Symbols(symbols.of_image(image_of(guest)))
+    if guest.symbols is not None:
+        names.add(symbols.read(Path(guest.symbols)))
+    return names
+
+
+def config_of(plan: CampaignPlan, guest: GuestPlan, column: Column) -> MachineConfig:
+    """What machine an experiment in that column runs on."""
+    known = catalogue.find(guest.image)
+    initrd = None if guest.initrd is None else Path(guest.initrd)
+    append, protocol, ready = guest.append, None, guest.input_after
+    if known is not None:
+        initrd = initrd or known.initrd
+        append = f"{known.append} {append}".strip()
+        protocol = known.kind
+        if guest.input is not None:
+            ready = ready or known.ready
+    return MachineConfig(
+        image_of(guest),
+        initrd=initrd,
+        append=append,
+        protocol=protocol,
+        memory_bytes=guest.memory_bytes,
+        modules=MODULES[column],
+        epoch_blocks=plan.epoch_blocks,
+        stop_on=guest.stop_on,
+        input=None if guest.input is None else guest.input.encode(),
+        input_after=ready,
+    )

@@ -1,0 +1,240 @@
+"""Whole campaigns on a guest of a few milliseconds: nothing is lost or doubled; the same seed gives the same table."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from distributed import LocalCluster
+
+from ftvm.campaign import campaign, dask_pool
+from ftvm.campaign.campaign import MakePool
+from ftvm.campaign.dask_pool import DaskPool
+from ftvm.campaign.experiment import Trial
+from ftvm.campaign.outcome import Outcome
+from ftvm.campaign.plan import CampaignPlan
+from ftvm.campaign.pool import MAX_ATTEMPTS, LocalPool
+from ftvm.campaign.store import Store
+from ftvm.campaign.summary import summarize
+from ftvm.campaign.work import Assignment, Batch, Task, batches
+from ftvm.errors import FtvmError, HostError
+from ftvm.exitcodes import ExitCode
+from tests.campaign.plans import experiment, small
+
+COLUMNS = ("duplex", "simplex")
+
+
+def local(workers: int) -> MakePool:
+    return lambda assignment: LocalPool(assignment, workers)
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def run(path: Path, plan: CampaignPlan, make_pool: MakePool) -> list[Trial]:
+    campaign.plan(path, plan, quiet)
+    campaign.carry_on(path, make_pool, quiet)
+    with Store.read(path) as store:
+        return store.trials()
+
+
+def seen(trials: list[Trial]) -> list[tuple[Any, ...]]:
+    """What does not depend on the clock."""
+    return [(t.experiment, t.column, t.outcome, t.ending, t.latent, t.first, t.symbol) for t in trials]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign that nobody disturbed."""
+    path = tmp_path_factory.mktemp("campaign") / "results.sqlite"
+    run(path, small(experiments="60"), local(1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trials(finished: Path) -> list[Trial]:
+    with Store.read(finished) as store:
+        return store.trials()
+
+
+def test_every_experiment_has_one_result_in_each_column(trials: list[Trial]) -> None:
+    assert [(t.experiment, t.column) for t in trials] == [(n, column) for n in range(60) for column in COLUMNS]
+    assert [t.error for t in trials if t.error is not None] == []
+
+
+def test_in_duplex_nobody_can_tell_and_in_simplex_somebody_can(trials: list[Trial]) -> None:
+    duplex = {t.outcome for t in trials if t.column == "duplex"}
+    assert duplex <= {Outcome.MASKED, Outcome.RECOVERED, Outcome.FAILED_OVER}
+    assert Outcome.RECOVERED in duplex
+    assert {t.outcome for t in trials if t.column == "simplex"} & {Outcome.CRASH, Outcome.SDC, Outcome.HANG}
+
+
+def test_what_was_detected_is_charged_to_the_module_that_had_it(finished: Path) -> None:
+    with Store.read(finished) as store:
+        summary = summarize(store)
+        modules = {e.id: e.module for e in store.experiments()}
+        charged = [(t.experiment, t.charged) for t in store.trials() if t.outcome == Outcome.RECOVERED]
+    assert charged == [(number, modules[number]) for number, _ in charged]
+    assert summary.charged_wrongly == 0
+
+
+def test_the_number_of_workers_does_not_change_the_table(tmp_path: Path, trials: list[Trial]) -> None:
+    assert seen(run(tmp_path / "results", small(experiments="60"), local(2))) == seen(trials)
+
+
+def test_a_larger_campaign_begins_with_the_smaller_one(tmp_path: Path, finished: Path) -> None:
+    campaign.plan(tmp_path / "results", small(experiments="80"), quiet)
+    with Store.read(tmp_path / "results") as larger, Store.read(finished) as smaller:
+        assert larger.experiments()[:60] == smaller.experiments()
+
+
+def test_two_dask_workers_give_the_same_table(tmp_path: Path, trials: list[Trial]) -> None:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        dask = run(tmp_path / "results", small(experiments="60"), lambda assignment: DaskPool(assignment, address))
+    assert seen(dask) == seen(trials)
+
+
+def test_a_scheduler_that_is_not_there_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_pool, "CONNECT_S", 0.5)
+    with pytest.raises(HostError, match="no dask scheduler"):
+        DaskPool(Assignment(small(), []), "tcp://127.0.0.1:1")
+
+
+def test_guests_that_run_otherwise_here_are_refused(finished: Path) -> None:
+    with Store.read(finished) as store:
+        assignment = campaign.assignment_of(store)
+        work = batches(store.experiments(), {0: ("duplex",)})
+    golden = [msgspec.structs.replace(assignment.golden[0], digest="other")]
+    with (
+        LocalPool(Assignment(assignment.plan, golden), 1) as pool,
+        pytest.raises(FtvmError, match="otherwise") as error,
+    ):
+        list(pool.results(work))
+    assert error.value.exit_code == ExitCode.UNUSABLE_FILE
+
+
+def test_a_machine_that_raises_is_a_result_and_the_next_experiment_runs(finished: Path) -> None:
+    with Store.read(finished) as store:
+        assignment = campaign.assignment_of(store)
+        sound = store.experiment(0)
+    broken = msgspec.structs.replace(sound, id=1, fault=b"nonsense")
+    tasks = [Task(broken, ("duplex",)), Task(sound, ("duplex",))]
+    with LocalPool(assignment, 1) as pool:
+        results = [trial for answer in pool.results([Batch(0, tasks)]) for trial in answer]
+    assert (results[0].experiment, results[0].outcome) == (1, Outcome.MACHINE_CRASH)
+    assert "msgspec" in (results[0].error or "")
+    assert results[1].outcome in (Outcome.MASKED, Outcome.RECOVERED)
+
+
+class Killer(threading.Thread):
+    """Kills each worker of a pool soon after it started, until it is told to stop."""
+
+    def __init__(self, pool: LocalPool, kills: int) -> None:
+        super().__init__()
+        self._pool = pool
+        self._left = kills
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        killed: set[int] = set()
+        while self._left and not self.over.wait(0.02):
+            for pid in set(self._pool.pids) - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+                self._left -= 1
+                if not self._left:
+                    return
+
+
+@pytest.fixture
+def killer() -> Iterator[list[Killer]]:
+    killers: list[Killer] = []
+    yield killers
+    for each in killers:
+        each.over.set()
+        each.join()
+
+
+def test_what_a_lost_worker_had_to_do_is_done_by_another(
+    finished: Path, trials: list[Trial], killer: list[Killer]
+) -> None:
+    with Store.read(finished) as store:
+        assignment = campaign.assignment_of(store)
+        work = batches(store.experiments(), dict.fromkeys(range(60), COLUMNS))
+    with LocalPool(assignment, 2) as pool:
+        killer.append(Killer(pool, 2))
+        killer[0].start()
+        results = [trial for answer in pool.results(work) for trial in answer]
+    assert seen(sorted(results, key=lambda t: (t.experiment, t.column))) == seen(trials)
+
+
+def test_an_experiment_that_ends_every_worker_is_a_crash_of_the_machine(finished: Path, killer: list[Killer]) -> None:
+    with Store.read(finished) as store:
+        assignment = campaign.assignment_of(store)
+        tasks = [Task(store.experiment(number), ("duplex",)) for number in range(2)]
+    with LocalPool(assignment, 1) as pool:
+        killer.append(Killer(pool, 2 * MAX_ATTEMPTS))
+        killer[0].start()
+        results = [trial for answer in pool.results([Batch(0, tasks)]) for trial in answer]
+    assert [(t.experiment, t.outcome) for t in results] == [(n, Outcome.MACHINE_CRASH) for n in range(2)]
+    assert "status -9" in (results[0].error or "")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that ``pid`` started, and those that they did."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *children(child)]
+    return found
+
+
+def done(path: Path) -> list[int]:
+    with Store.read(path) as store:
+        return [trial.experiment for trial in store.trials()]
+
+
+def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    dice = random.Random(9)
+    path = tmp_path / "results.sqlite"
+    campaign.plan(path, small(experiments="300", columns='["duplex"]'), quiet)
+    resume = [sys.executable, "-m", "ftvm", "campaign", "resume", str(path), "--workers", "1"]
+    first_result_s = 0.0
+    for kill in range(20):
+        with subprocess.Popen(resume, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            began_s = time.monotonic()
+            if kill == 0:  # how long a host takes for that is its own affair
+                while not done(path):
+                    time.sleep(0.01)
+                first_result_s = time.monotonic() - began_s
+            else:
+                time.sleep(dice.random() * 1.3 * first_result_s)
+            if process.poll() is None:
+                victims = [process.pid, *children(process.pid)]
+                os.kill(dice.choice(victims), signal.SIGKILL)
+                time.sleep(dice.random() * 0.1)
+            process.kill()
+        assert len(done(path)) == len(set(done(path)))
+    subprocess.run(resume, check=True, capture_output=True)
+    assert done(path) == list(range(300))
+
+
+def test_batches_are_of_one_guest_and_in_the_order_of_positions() -> None:
+    experiments = [experiment(number, guest=number % 2, position=-number) for number in range(200)]
+    made = batches(experiments, dict.fromkeys(range(0, 200, 2), ("duplex",)) | {1: ("simplex",)})
+    tasks = [task for batch in made for task in batch.tasks]
+    assert sorted(task.experiment.id for task in tasks) == [0, 1, *range(2, 200, 2)]
+    for batch in made:
+        assert {task.experiment.guest for task in batch.tasks} == {batch.guest}
+        positions = [task.experiment.position for task in batch.tasks]
+        assert positions == sorted(positions)
