@@ -28,7 +28,7 @@ from ftvm.display.picture import png
 from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
-from ftvm.management import Management
+from ftvm.management import ManagedDisk, Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
 from ftvm.module import events
 from ftvm.module.board import BoardConfig
@@ -36,6 +36,7 @@ from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
 from ftvm.module.registers import register
 from ftvm.monitor import savefile
 from ftvm.monitor.bays import Bays, DiskFiles
+from ftvm.monitor.block import Block
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.console import Console
 from ftvm.monitor.devices import Devices
@@ -222,6 +223,8 @@ class Machine:
         self._resources: contextlib.ExitStack | None = None
         self._used = False
         self._began_s = 0.0
+        self.disks: list[Block] = []
+        """The I/O halves of the disks, by bay, while the machine runs: their ``mirror`` and its legs."""
         self.saved_to: Path | None = None
         """Where the machine was saved last."""
         self.not_saved: FtvmError | None = None
@@ -261,14 +264,14 @@ class Machine:
         image.stand_at(self._start.snapshot)
         service.fill()
         requests = SyncPointPoller(self._poller)
-        blocks = bays.plug_in(image, self._poller, real_time=config.real_time)
+        self.disks = bays.plug_in(image, self._poller, real_time=config.real_time)
         lockstep = self._lockstep = Lockstep(
             service,
             image,
             self._console,
             self._poller,
             requests,
-            Devices(self._log, blocks),
+            Devices(self._log, self.disks),
             inputs=self._start.inputs,
             kicked=self._start.kicked,
             stop=self._stop,
@@ -282,7 +285,9 @@ class Machine:
         if config.event_command is not None:
             hook = EventHook(config.event_command, config.name or str(os.getpid()), self._log, self._poller)
             resources.callback(hook.close)
-        self._management = Management(self, config.name or str(os.getpid()), service, lockstep, image)
+        self._management = Management(
+            self, config.name or str(os.getpid()), service, lockstep, image, [ManagedDisk(disk) for disk in self.disks]
+        )
         if config.name is not None:
             server = ControlServer(Claim(config.name), requests)
             resources.callback(server.close)

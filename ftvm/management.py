@@ -2,17 +2,21 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ftvm.control.status import ModuleStatus, Status, machine_state
+from ftvm.control.status import DeviceStatus, LegStatus, ModuleStatus, Status, machine_state
 from ftvm.control.verbs import Target
 from ftvm.display.screen import Screen
 from ftvm.errors import UsageError
+from ftvm.monitor.block import Block
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep
 from ftvm.monitor.policing import Policing
 from ftvm.monitor.service import Service, Slot
+from ftvm.storage import mirror as storage
+from ftvm.storage.events import LegState
 
 
 class Owner(Protocol):
@@ -24,15 +28,70 @@ class Owner(Protocol):
     def send_keys(self, text: str) -> None: ...
 
 
+class Managed(Protocol):
+    """A device with legs, as an operator sees it."""
+
+    def status(self) -> DeviceStatus: ...
+    def policing(self, leg: int) -> Policing: ...
+    def pull(self, leg: int) -> None: ...
+    def insert(self, leg: int) -> None: ...
+
+
+class ManagedDisk:
+    """The disk behind the I/O half ``block``."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+
+    def status(self) -> DeviceStatus:
+        mirror = self._block.mirror.status()
+        return DeviceStatus(
+            name=self._block.name,
+            state=mirror.state if len(mirror.legs) > 1 else "unmirrored",
+            legs=[self._leg(leg) for leg in mirror.legs],
+        )
+
+    def _leg(self, leg: storage.LegStatus) -> LegStatus:
+        record = self._block.legs.records[leg.index]
+        return LegStatus(
+            index=leg.index,
+            state=leg.state.value,
+            faults=dict(record.policing.counts),
+            mtbf_s=record.policing.mtbf_s,
+            last_fault=record.last_fault,
+            threshold=record.policing.threshold,
+            where=leg.path,
+            progress=leg.progress if leg.state is LegState.DUPLEXING else None,
+        )
+
+    def policing(self, leg: int) -> Policing:
+        return self._block.legs.records[leg].policing
+
+    def pull(self, leg: int) -> None:
+        self._block.legs.pull(self._block.mirror, leg)
+
+    def insert(self, leg: int) -> None:
+        self._block.legs.insert(self._block.mirror, leg)
+
+
 class Management:
     """All calls at a sync point."""
 
-    def __init__(self, machine: Owner, name: str, service: Service, lockstep: Lockstep, image: VerifiedImage) -> None:
+    def __init__(
+        self,
+        machine: Owner,
+        name: str,
+        service: Service,
+        lockstep: Lockstep,
+        image: VerifiedImage,
+        disks: Sequence[Managed] = (),
+    ) -> None:
         self._machine = machine
         self._name = name
         self._service = service
         self._lockstep = lockstep
         self._image = image
+        self._disks = disks
         self._began_s = time.monotonic()
 
     def status(self) -> Status:
@@ -47,6 +106,7 @@ class Management:
             virtual_s=self._image.virtual_ns() / 1e9,
             longest_pause_ms=self._lockstep.longest_pause_s * 1e3,
             modules=modules,
+            disks=[disk.status() for disk in self._disks],
         )
 
     def _module(self, slot: Slot) -> ModuleStatus:
@@ -66,15 +126,34 @@ class Management:
         )
 
     def policing(self, target: Target) -> Policing:
-        if isinstance(target, str):
-            raise UsageError(f"there is no {target!r} in this machine", "modules are 0, 1, ...")
-        return self._service.slot(target).policing
+        if isinstance(target, int):
+            return self._service.slot(target).policing
+        device, leg = self._leg(target)
+        return device.policing(leg)
 
-    def pull(self, module: int) -> None:
-        self._service.pull(module)
+    def pull(self, target: Target) -> None:
+        if isinstance(target, int):
+            self._service.pull(target)
+        else:
+            device, leg = self._leg(target)
+            device.pull(leg)
 
-    def insert(self, module: int) -> None:
-        self._service.insert(module)
+    def insert(self, target: Target) -> None:
+        if isinstance(target, int):
+            self._service.insert(target)
+        else:
+            device, leg = self._leg(target)
+            device.insert(leg)
+
+    def _leg(self, target: str) -> tuple[Managed, int]:
+        """The device and the index of the leg ``disk0.1``. Raises UsageError for one that is not there."""
+        name, _, index = target.partition(".")
+        devices = {device.status().name: device for device in self._disks}
+        legs = [f"{each}.{leg.index}" for each, device in devices.items() for leg in device.status().legs]
+        if target not in legs:
+            there = f"modules are 0 to {len(self._service.slots) - 1}"
+            raise UsageError(f"there is no {target!r} in this machine", ", ".join([there, *legs]))
+        return devices[name], int(index)
 
     def suspend(self, path: str) -> None:
         self._machine.suspend(Path(path))

@@ -11,14 +11,26 @@ from ftvm.display.keyboard import halves
 from ftvm.display.terminal_keys import TerminalKeys
 from ftvm.errors import UsageError
 from ftvm.machine import Machine, RunResult
-from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, Event
+from ftvm.monitor.eventlog import (
+    LEG_FAILED,
+    LEG_FAULT,
+    LEG_JOINED,
+    LEG_PULLED,
+    MODULE_FAILED,
+    MODULE_FAULT,
+    MODULE_JOINED,
+    MODULE_PULLED,
+    Event,
+)
 
 FRAME_S = 0.04
 """The screen is looked at so often; between two looks the guest may change it as it likes."""
 HOLD_S = 0.15
 """A key stays down so long after the terminal told of it, as games need it; or until the next one comes."""
 
-SHOWN = frozenset({MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED})
+SHOWN = frozenset(
+    {MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, LEG_FAILED, LEG_FAULT, LEG_JOINED, LEG_PULLED}
+)
 """Events that a person at the console should see at once."""
 
 

@@ -1,5 +1,6 @@
 """``ftvm ctl``: look at a running machine and manage it."""
 
+import re
 from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO
@@ -12,6 +13,7 @@ from ftvm.control import place
 from ftvm.control.client import Client
 from ftvm.control.describe import describe, describe_event
 from ftvm.control.status import Status
+from ftvm.control.verbs import LEG_PATTERN, subject_of
 from ftvm.display.picture import png
 from ftvm.display.screen import Screen
 from ftvm.errors import UsageError
@@ -87,7 +89,13 @@ def _connect(ctx: click.Context) -> Client:
 
 def _target(text: str) -> int | str:
     """A module by its number, or a leg by its name."""
-    return int(text) if text.isascii() and text.isdecimal() else text
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    if not re.match(LEG_PATTERN, text):
+        raise UsageError(
+            f"{text!r} is neither a module nor a leg", "modules are 0, 1, ...; legs are disk0.0, disk0.1, ..."
+        )
+    return text
 
 
 @command.command("status")
@@ -110,41 +118,42 @@ def status(ctx: click.Context, json_file: BinaryIO | None) -> None:
 
 
 @command.command("pull")
-@click.argument("module", type=int)
+@click.argument("target", metavar="TARGET", type=_target)
 @click.pass_context
-def pull(ctx: click.Context, module: int) -> None:
-    """Take MODULE out of service; the machine goes on with the others.
+def pull(ctx: click.Context, target: int | str) -> None:
+    """Take TARGET, a module's number or a leg such as disk0.1, out of service; the machine goes on with the others.
 
     \b
     Example:
       ftvm ctl pull 1
-      ftvm ctl web pull 1
+      ftvm ctl web pull disk0.1
     """
-    _connect(ctx).call("pull", {"module": module}, NoneType)
+    _connect(ctx).call("pull", {"target": target}, NoneType)
 
 
 @command.command("insert")
-@click.argument("module", type=int)
-@click.option("--wait", is_flag=True, help="Return when it is in service again; show the progress.")
+@click.argument("target", metavar="TARGET", type=_target)
+@click.option("--wait", is_flag=True, help="Return when it has everything again; show the progress.")
 @click.pass_context
-def insert(ctx: click.Context, module: int, wait: bool) -> None:
-    """Bring MODULE back into service while the guest runs.
+def insert(ctx: click.Context, target: int | str, wait: bool) -> None:
+    """Bring TARGET, a module's number or a leg such as disk0.1, back into service while the guest runs.
 
-    A module that had too many faults comes back only after 'clear'.
+    What had too many faults comes back only after 'clear'.
 
     \b
     Example:
       ftvm ctl insert 1
-      ftvm ctl web insert 1 --wait
+      ftvm ctl web insert disk0.1 --wait
     """
+    subject = subject_of(target)
 
     def show(progress: dict[str, Any]) -> None:
-        click.echo(f"module {module}: {progress.get('done', 0):.0%} of its memory is filled", err=True)
+        click.echo(f"{subject}: {progress.get('done', 0):.0%} of what it lacks is there", err=True)
 
-    arguments = {"module": module, "wait": wait}
+    arguments = {"target": target, "wait": wait}
     if wait:
         _connect(ctx).call("insert", arguments, NoneType, forever=True, on_progress=show)
-        click.echo(f"module {module} is in service", err=True)
+        click.echo(f"{subject} is in service", err=True)
     else:
         _connect(ctx).call("insert", arguments, NoneType)
 

@@ -41,7 +41,15 @@ def _module(module: ModuleStatus) -> list[str]:
 
 
 def _device(device: DeviceStatus) -> list[list[str]]:
-    return [[f"{device.name}.{leg.index}", *_part(leg), _printable(leg.where)] for leg in device.legs]
+    rows = []
+    for leg in device.legs:
+        state, *rest = _part(leg)
+        if leg.progress is not None:
+            state = f"{state} {leg.progress:.0%}"
+        elif device.state == "unmirrored":
+            state = f"{state}, unmirrored"
+        rows.append([f"{device.name}.{leg.index}", state, *rest, _printable(leg.where)])
+    return rows
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> list[str]:

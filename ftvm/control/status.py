@@ -40,13 +40,16 @@ class ModuleStatus(PartStatus, frozen=True, kw_only=True):
 
 
 class LegStatus(PartStatus, frozen=True, kw_only=True):
-    """One host-side half of a disk or NIC; ``where`` says which file or interface."""
+    """One host-side half of a disk or NIC; ``where`` says which file or interface. ``progress`` is how much of what it
+    lacks is there, from 0 to 1, while it is being brought back."""
 
     where: str
+    progress: float | None = None
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A disk or a NIC. Its legs are targets ``NAME.INDEX`` for ``threshold`` and ``clear``."""
+    """A disk or a NIC. Its legs are targets ``NAME.INDEX``. The ``state`` of a disk is duplex, resync (a leg is on its
+    way back), simplex (one leg is left), or unmirrored (there is only one)."""
 
     name: str
     state: str

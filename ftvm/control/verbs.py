@@ -9,6 +9,9 @@ from ftvm.control.status import Status
 from ftvm.display.screen import Screen
 from ftvm.errors import HostError, UsageError
 from ftvm.monitor.eventlog import (
+    LEG_FAILED,
+    LEG_FILLING,
+    LEG_JOINED,
     MODULE_FAILED,
     MODULE_FILLING,
     MODULE_JOINED,
@@ -21,8 +24,9 @@ from ftvm.monitor.policing import Policing, Policy, Threshold
 
 # Bounds keep what a client sends short enough to be repeated in an error.
 Index = Annotated[int, msgspec.Meta(ge=0, lt=1000)]
-Target = Index | Annotated[str, msgspec.Meta(max_length=64)]
-"""What is policed: a module by its index, a leg as ``disk0.1``."""
+LEG_PATTERN = r"^[a-z]+[0-9]+\.[0-9]+$"
+Target = Index | Annotated[str, msgspec.Meta(max_length=64, pattern=LEG_PATTERN)]
+"""What can be pulled, and is policed: a module by its index, a leg as ``disk0.1``."""
 
 
 class Controlled(Protocol):
@@ -35,12 +39,13 @@ class Controlled(Protocol):
 
     def policing(self, target: Target) -> Policing: ...
 
-    def pull(self, module: int) -> None:
+    def pull(self, target: Target) -> None:
         """Take it out of service at once."""
         ...
 
-    def insert(self, module: int) -> None:
-        """Begin to bring it back. About ``module N`` there come MODULE_FILLING, then MODULE_JOINED or MODULE_FAILED."""
+    def insert(self, target: Target) -> None:
+        """Begin to bring it back. About ``subject_of(target)`` there come MODULE_FILLING, then MODULE_JOINED or
+        MODULE_FAILED; about a leg LEG_FILLING and so on."""
         ...
 
     def suspend(self, path: str) -> None:
@@ -69,15 +74,15 @@ class StatusArguments(_Arguments, frozen=True):
 
 
 class Pull(_Arguments, frozen=True):
-    """Take a module out of service."""
+    """Take a module or a leg out of service."""
 
-    module: Index
+    target: Target
 
 
 class Insert(_Arguments, frozen=True):
-    """Bring a module back into service; with ``wait``, answer when it is there and tell the progress meanwhile."""
+    """Bring a module or a leg back; with ``wait``, answer when it has everything and tell the progress meanwhile."""
 
-    module: Index
+    target: Target
     wait: bool = False
 
 
@@ -128,31 +133,31 @@ def register(server: ControlServer, machine: Controlled, log: EventLog) -> None:
     """Offer all of the above."""
 
     def pull(arguments: Pull, call: Call) -> None:
-        machine.pull(arguments.module)
+        machine.pull(arguments.target)
 
     def insert(arguments: Insert, call: Call) -> Later | None:
-        if not machine.policing(arguments.module).may_restart():
+        target, subject = arguments.target, subject_of(arguments.target)
+        if not machine.policing(target).may_restart():
             raise UsageError(
-                f"module {arguments.module} has had too many faults to come back",
-                f"if its cause is gone, clear them first: ftvm ctl NAME clear {arguments.module}",
+                f"{subject} has had too many faults to come back",
+                f"if its cause is gone, clear them first: ftvm ctl NAME clear {target}",
             )
         if not arguments.wait:
-            machine.insert(arguments.module)
+            machine.insert(target)
             return None
-        subject = f"module {arguments.module}"
 
         def watch(event: Event) -> None:
             if event.subject != subject:
                 return
-            if event.kind == MODULE_FILLING:
+            if event.kind in (MODULE_FILLING, LEG_FILLING):
                 call.progress(event.detail)
-            elif event.kind == MODULE_JOINED:
+            elif event.kind in (MODULE_JOINED, LEG_JOINED):
                 call.answer(None)
-            elif event.kind == MODULE_FAILED:
+            elif event.kind in (MODULE_FAILED, LEG_FAILED):
                 call.fail(HostError(f"{subject} did not come back: {_reason(event)}"))
 
         call.on_end(log.follow(watch))
-        machine.insert(arguments.module)
+        machine.insert(target)
         return LATER
 
     def threshold(arguments: ThresholdArguments, call: Call) -> Threshold:

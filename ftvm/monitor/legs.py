@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ftvm.errors import UsageError
+from ftvm.errors import FtvmError, UsageError
 from ftvm.monitor.eventlog import (
     LEG_FAILED,
     LEG_FAULT,
@@ -75,11 +75,31 @@ class DiskLegs:
         for leg, record in enumerate(self.records):
             if record.unwanted:
                 record.unwanted = False
-                if record.state in (*_IN_SYNC, LegState.DUPLEXING):
+                if self._serves(leg):
                     try:
                         mirror.pull(leg)
                     except UsageError:  # the last one: its errors are the guest's
                         self._tell("leg-kept", leg, reason="it has too many faults, but is the only one in sync")
+
+    def pull(self, mirror: Mirror, leg: int) -> None:
+        """By hand. Raises UsageError for one that is not in service, and for the last one."""
+        if not self._serves(leg):
+            raise UsageError(f"{self._name}.{leg} is not in service", "ftvm ctl NAME status shows who is")
+        mirror.pull(leg)
+
+    def insert(self, mirror: Mirror, leg: int) -> None:
+        """By hand. LEG_FILLING and LEG_JOINED follow, or LEG_FAILED. Raises UsageError for one that is in service."""
+        if self._serves(leg):
+            raise UsageError(f"{self._name}.{leg} is in service already")
+
+        def done(error: FtvmError | None) -> None:
+            if error is not None:
+                self._tell(LEG_FAILED, leg, reason=error.message)
+
+        mirror.insert(leg, done)
+
+    def _serves(self, leg: int) -> bool:
+        return self.records[leg].state in (*_IN_SYNC, LegState.DUPLEXING)
 
     def tell_progress(self, mirror: Mirror) -> None:
         """Of legs that are being brought in sync, in steps of a tenth."""

@@ -69,14 +69,16 @@ class PretendMachine:
             raise UsageError(f"there is no {target!r}", "0 and 1 are there")
         return self.records[int(target)]
 
-    def pull(self, module: int) -> None:
-        self.policing(module)
+    def pull(self, target: verbs.Target) -> None:
+        self.policing(target)
+        module = int(target)
         if self.states[module] != "duplexed":
             raise UsageError(f"module {module} is not in service")
         self.states[module], self.states[1 - module] = "offline", "online"
         self.log.emit("module-pulled", f"module {module}")
 
-    def insert(self, module: int) -> None:
+    def insert(self, target: verbs.Target) -> None:
+        module = int(target)
         self.states[module] = "duplexing"
         self.later.append(lambda: self.log.emit(MODULE_FILLING, f"module {module}", done=0.5))
         self.later.append(lambda: self._joined(module))

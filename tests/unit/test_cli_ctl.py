@@ -117,7 +117,7 @@ def test_pull_and_insert(ctl: Ctl, web: Running) -> None:
     assert ctl("web", "insert", "1", "--wait") == (
         ExitCode.OK,
         "",
-        "module 1: 50% of its memory is filled\nmodule 1 is in service\n",
+        "module 1: 50% of what it lacks is there\nmodule 1 is in service\n",
     )
     assert web.machine.states == ["duplexed", "duplexed"]
 

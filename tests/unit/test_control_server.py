@@ -120,11 +120,11 @@ def test_a_defect_in_a_verb_is_an_answer_and_the_machine_goes_on(machine: Runnin
         (b'{"id": 5, "verb": "status", "arguments": []}', "bad-arguments", 5),
         (b'{"id": 5, "verb": "status", "arguments": {"x": 1}}', "bad-arguments", 5),
         (b'{"id": 5, "verb": "pull", "arguments": {}}', "bad-arguments", 5),
-        (b'{"id": 5, "verb": "pull", "arguments": {"module": "1"}}', "bad-arguments", 5),
+        (b'{"id": 5, "verb": "pull", "arguments": {"target": "1"}}', "bad-arguments", 5),
         (b'{"id": 5, "verb": "threshold", "arguments": {"target": 1, "policy": "maybe"}}', "bad-arguments", 5),
         (b'{"id": 5, "verb": "threshold", "arguments": {"target": 1, "samples": 1}}', "usage", 5),
-        (b'{"id": 5, "verb": "pull", "arguments": {"module": 10}}', "usage", 5),
-        (b'{"id": 5, "verb": "pull", "arguments": {"module": 1' + b"0" * 1000 + b"}}", "bad-arguments", 5),
+        (b'{"id": 5, "verb": "pull", "arguments": {"target": 10}}', "usage", 5),
+        (b'{"id": 5, "verb": "pull", "arguments": {"target": 1' + b"0" * 1000 + b"}}", "bad-arguments", 5),
     ],
 )
 def test_what_is_no_request_is_refused_and_the_next_one_served(

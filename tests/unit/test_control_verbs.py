@@ -58,15 +58,15 @@ def test_status_has_what_scripts_rely_on(wire: Wire) -> None:
 
 
 def test_pull_and_insert_change_the_state(machine: Running, wire: Wire) -> None:
-    wire.ask("pull", module=1)
+    wire.ask("pull", target=1)
     assert machine.machine.states == ["online", "offline"]
-    wire.ask("insert", module=1)
+    wire.ask("insert", target=1)
     assert machine.machine.states == ["online", "duplexing"]
     assert [line["ok"] for line in wire.received()] == [True, True]
 
 
 def test_insert_can_wait_and_tell_the_progress(machine: Running, wire: Wire) -> None:
-    wire.ask("insert", 1, module=1, wait=True)
+    wire.ask("insert", 1, target=1, wait=True)
     machine.log.emit("module-joined", "module 0")  # somebody else's
     assert wire.received() == []
     for step in machine.machine.later:
@@ -77,7 +77,7 @@ def test_insert_can_wait_and_tell_the_progress(machine: Running, wire: Wire) -> 
 
 
 def test_a_module_that_dies_on_its_way_back_fails_the_insert(machine: Running, wire: Wire) -> None:
-    wire.ask("insert", 1, module=1, wait=True)
+    wire.ask("insert", 1, target=1, wait=True)
     machine.machine.ended = True
     for step in machine.machine.later:
         step()
@@ -87,13 +87,13 @@ def test_a_module_that_dies_on_its_way_back_fails_the_insert(machine: Running, w
 def test_a_module_with_too_many_faults_comes_back_only_after_clear(machine: Running, wire: Wire) -> None:
     for now_s in range(6):
         machine.machine.records[1].record_fault("memory", now_s)
-    wire.ask("insert", module=1)
+    wire.ask("insert", target=1)
     (line,) = wire.received()
     assert line["error"]["code"] == "usage"
     assert "clear" in line["error"]["hint"]
     assert machine.machine.states == ["duplexed", "duplexed"]
     wire.ask("clear", target=1)
-    wire.ask("insert", module=1)
+    wire.ask("insert", target=1)
     assert [line["ok"] for line in wire.received()] == [True, True]
     assert machine.log.since(0)[0].kind == "cleared"
 
@@ -134,7 +134,7 @@ def test_suspend_answers_when_the_file_is_there(machine: Running, wire: Wire) ->
 def test_those_who_leave_are_forgotten(machine: Running) -> None:
     for verb, arguments in (
         ("events", {"follow": True}),
-        ("insert", {"module": 1, "wait": True}),
+        ("insert", {"target": 1, "wait": True}),
         ("suspend", {"file": "/x"}),
     ):
         wire = Wire(machine)
