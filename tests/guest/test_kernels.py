@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from ftvm.exitcodes import ExitCode
+from ftvm.storage.admin import create
+from ftvm.units import parse_size
 
 KERNELS = Path(__file__).parents[2] / "firmware" / "kernels"
 NAMES = sorted(path.parent.name for path in KERNELS.glob("*/expect.toml"))
@@ -38,6 +40,10 @@ def test_kernel_does_what_it_must(name: str, modules: int, tmp_path: Path) -> No
     if "input" in expected:
         (tmp_path / "input").write_text(expected["input"])
         options += ["--input", str(tmp_path / "input")]
+    for bay, size in enumerate(expected.get("disks", ())):
+        legs = [tmp_path / f"disk{bay}.{leg}" for leg in (0, 1)]
+        create(legs, parse_size(size))
+        options += ["--disk", ",".join(map(str, legs))]
 
     exit_code, report, console = ftvm_run(name, tmp_path, *options)
 
