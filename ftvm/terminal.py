@@ -5,8 +5,10 @@ The keys are those of QEMU's ``-nographic``, so that fingers need not learn.
 
 import os
 import termios
+from collections.abc import Callable
 from enum import Enum
 from types import TracebackType
+from typing import Protocol
 
 ESCAPE = 0x01  # Ctrl-A
 
@@ -48,6 +50,51 @@ class KeyFilter:
                 commands.append(_COMMANDS[key])
             self._escaped = False
         return bytes(for_guest), commands
+
+
+class Guest(Protocol):
+    """What is needed of a machine (ftvm/machine.py)."""
+
+    def send_console(self, data: bytes) -> None: ...
+    def request_stop(self) -> None: ...
+    def watch(self, fd: int, on_readable: Callable[[], None]) -> None: ...
+    def unwatch(self, fd: int) -> None: ...
+
+
+class SerialKeys:
+    """As a context manager: what is typed at ``fd`` goes to a machine's serial console while that runs. Ctrl-A x stops
+    it; ``on_help`` is called for Ctrl-A h. A terminal is raw meanwhile."""
+
+    def __init__(self, fd: int, machine: Guest, on_help: Callable[[], None]) -> None:
+        self._fd = fd
+        self._machine = machine
+        self._on_help = on_help
+        self._filter = KeyFilter()
+        self._mode = RawTerminal(fd)
+
+    def __enter__(self) -> None:
+        self._mode.__enter__()
+        self._machine.watch(self._fd, self._typed)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._machine.unwatch(self._fd)
+        self._mode.__exit__(kind, error, trace)
+
+    def _typed(self) -> None:
+        data = os.read(self._fd, 4096)
+        if not data:
+            self._machine.unwatch(self._fd)
+            return
+        for_guest, commands = self._filter.feed(data)
+        if for_guest:
+            self._machine.send_console(for_guest)
+        for asked in commands:
+            if asked is Command.QUIT:
+                self._machine.request_stop()
+            else:
+                self._on_help()
 
 
 def in_foreground(fd: int) -> bool:

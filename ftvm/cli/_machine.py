@@ -208,25 +208,8 @@ class _ConsoleOutput:
 
 def _run_with_keyboard(machine: Machine) -> RunResult:
     """Run with the keys of standard input going to the guest."""
-    keys = terminal.KeyFilter()
-
-    def typed() -> None:
-        data = os.read(KEYBOARD, 4096)
-        if not data:
-            machine.unwatch(KEYBOARD)
-            return
-        for_guest, commands = keys.feed(data)
-        if for_guest:
-            machine.send_console(for_guest)
-        for asked in commands:
-            if asked is terminal.Command.QUIT:
-                machine.request_stop()
-            else:
-                click.echo(f"\n{terminal.KEYS_HELP}", err=True)
-
-    machine.watch(KEYBOARD, typed)
     click.echo(f"ftvm: {terminal.KEYS_HINT}", err=True)
-    with terminal.RawTerminal(KEYBOARD):
+    with terminal.SerialKeys(KEYBOARD, machine, lambda: click.echo(f"\n{terminal.KEYS_HELP}", err=True)):
         return machine.run()
 
 

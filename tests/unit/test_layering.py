@@ -12,14 +12,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom to the top. Rooms on one line may know each other.
 LAYERS = (
-    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "charts", "_native"),
+    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "charts", "terminal", "_native"),
     ("boot", "storage", "network"),
     ("module",),
     ("monitor", "display"),
     ("control",),
     ("machine", "management"),
     ("debug",),
-    ("guests", "terminal"),
+    ("guests",),
     ("campaign", "bench"),
     ("cli",),
     ("__main__",),

@@ -13,6 +13,7 @@ from ftvm.debug.repl.output import Output
 from ftvm.debug.symbols import Symbols
 from ftvm.errors import FtvmError, UsageError
 from ftvm.machine import Machine
+from ftvm.monitor.checkpoint import Ending
 from ftvm.monitor.eventlog import Event
 from ftvm.monitor.module_view import ModuleView
 
@@ -20,12 +21,12 @@ _QUIET = frozenset({"module-filling"})
 """Events that come too often to be told."""
 
 _ENDINGS = {
-    "exit": "the guest has ended",
-    "stopped": "stopped; it can go on",
-    "timeout": "the time is over; it can go on",
-    "halted": "the guest waits for input, or for nothing",
-    "crash": "a triple fault",
-    "fail-stop": "the modules differ, and nobody can say who is right",
+    "exit": "the guest has ended{code}",
+    "stopped": "stopped",
+    "timeout": "the time is over",
+    "halted": "the guest waits, and only input can wake it",
+    "crash": "the guest has crashed (a triple fault)",
+    "fail-stop": "fail-stop: the modules differ, and nobody can say who is right",
 }
 
 
@@ -67,11 +68,13 @@ class Desk:
         """Let the guest run as far as this says, and tell how that ended."""
         with self.interruptible():
             ending = self.machine.run_until(position=position, text=text, timeout_s=timeout_s)
-        if ending is None:
-            self.out.line(self.here())
-            return
-        code = "" if ending.exit_code is None else f" {ending.exit_code}"
-        self.out.line(f"{ending.outcome}{code}: {_ENDINGS.get(ending.outcome, '')}; {self.here()}")
+        self.tell_arrival(ending)
+
+    def tell_arrival(self, ending: Ending | None) -> None:
+        """Where the machine stands now, and why no further, if not because it was to."""
+        code = "" if ending is None or ending.exit_code is None else f" with {ending.exit_code}"
+        why = "" if ending is None else f"{_ENDINGS[ending.outcome].format(code=code)}; "
+        self.out.line(why + self.here())
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
