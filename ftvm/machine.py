@@ -32,6 +32,7 @@ from ftvm.management import ManagedDisk, Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
 from ftvm.module import events
 from ftvm.module.board import BoardConfig
+from ftvm.module.events import DebugHit, DebugWatch
 from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
 from ftvm.module.registers import register
 from ftvm.monitor import savefile
@@ -332,11 +333,17 @@ class Machine:
         )
 
     def run_until(
-        self, position: int | Moment | None = None, text: str | None = None, timeout_s: float | None = None
+        self,
+        position: int | Moment | None = None,
+        text: str | None = None,
+        timeout_s: float | None = None,
+        watch: DebugWatch | None = None,
+        passed: frozenset[int] = frozenset(),
     ) -> Ending | None:
         """Run the guest until it comes to ``position`` (or to a moment of waiting there), or ``text`` came on the
-        serial console since it last stood still; None says so. Otherwise what ended the stretch before: the end of
-        the guest, ``timeout`` after ``timeout_s`` or the configuration's own, ``stopped``, ``fail-stop``.
+        serial console since it last stood still, or ``watch`` found something (see ``hit``; at a block entry, and not
+        for the breakpoints ``passed`` in the first block); None says so. Otherwise what ended the stretch before: the
+        end of the guest, ``timeout`` after ``timeout_s`` or the configuration's own, ``stopped``, ``fail-stop``.
 
         After a text it stands at the block that follows the text's last byte, whatever the length of the epochs. After
         a timeout or a stop, it can go on. Inside a context only. Raises UsageError, HostError, EngineError.
@@ -348,7 +355,12 @@ class Machine:
         if text == "":
             raise UsageError("an empty text to wait for")
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return lockstep.advance(Goal(moment, None if text is None else text.encode(), until_s))
+        return lockstep.advance(Goal(moment, None if text is None else text.encode(), until_s, watch, passed))
+
+    @property
+    def hit(self) -> DebugHit | None:
+        """What ended the last stretch, if it was what ``watch`` looked for. Inside a context only."""
+        return self._running()[0].hit
 
     def checkpoint(self) -> Checkpoint:
         """The verified state as it is now, to be restored as often as wanted while the context lasts. It costs what the

@@ -18,10 +18,13 @@ whether the modules stand at a verified state.
 
 import bisect
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ftvm.debug.code import code_address
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
+from ftvm.module.events import DebugHit, DebugWatch
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.script import LoggedInput, Moment
@@ -33,6 +36,8 @@ MEMORY_BYTES = 512 * MIB
 """What checkpoints may take by default. Beyond, they are thinned out: the older, the wider apart."""
 MIN_CHECKPOINTS = 3
 
+SEARCHED_BLOCKS = 1000
+"""Searching backwards begins with so many, and so many findings at once."""
 TRACED_BLOCKS = 4096
 """Farther than so many instructions, nobody goes back instruction by instruction at once."""
 
@@ -53,6 +58,8 @@ class Session:
         self.machine = machine
         self.episodes: list[Episode] = []
         """What happened to the modules so far."""
+        self.hit: DebugHit | None = None
+        """What the last ``watch`` found."""
         self._loop = machine.lockstep
         self._memory_bytes = memory_bytes
         self._log: list[LoggedInput] = []
@@ -106,12 +113,24 @@ class Session:
     # ---- forward ----
 
     def run(
-        self, position: int | None = None, text: str | None = None, timeout_s: float | None = None
+        self,
+        position: int | None = None,
+        text: str | None = None,
+        timeout_s: float | None = None,
+        watch: DebugWatch | None = None,
     ) -> Ending | None:
-        """As Machine.run_until, from wherever it stands; from the past through to the present, and on from there."""
+        """As Machine.run_until, from wherever it stands; from the past through to the present, and on from there.
+
+        When ``watch`` finds something, that is ``hit``; after a breakpoint it stands before the very instruction. The
+        breakpoint before which it stands now does not count.
+        """
+        here = self._next_address()
         self._commit_here()
-        ending = self.machine.run_until(position, text, timeout_s)
+        passed = frozenset(self._passed(here, watch))
+        ending = self.machine.run_until(position, text, timeout_s, watch, passed)
         self._look_at_present()
+        self.hit = self.machine.hit
+        self._come_to_breakpoint()
         return ending
 
     def step_blocks(self, count: int = 1) -> Ending | None:
@@ -183,6 +202,28 @@ class Session:
             raise UsageError(f"{count} instructions back", f"this is the first of {len(places)} that are known")
         self.goto(*places[-count])
 
+    def back_to(self, watch: DebugWatch) -> bool:
+        """Back to where ``watch`` would have found something last, which is ``hit``; False, and at the first place that
+        is known, when it never did."""
+        here = self.position, self.instruction
+        self.hit = None
+        if self._last_in_block(here, watch):
+            return True
+        first, end, width = self._checkpoints[0].position, here[0], SEARCHED_BLOCKS
+        # What happens in the block before is seen at the entry of this one; so that counts from inside of it.
+        last = here[0] if here[1] else here[0] - 1
+        while end > first:
+            start = max(first, end - width)
+            found = self._last_between(start, end, last, watch)
+            if found is not None:
+                place, self.hit = found
+                self._travel(place)
+                self._come_to_breakpoint()
+                return True
+            end, width = start, width * 8
+        self._travel(self._checkpoints[0].moment)
+        return False
+
     # ---- another future ----
 
     def branch(self) -> None:
@@ -208,6 +249,69 @@ class Session:
     def _farthest(self) -> tuple[int, int]:
         """Where the module stands that has got farthest: a fault may have led others astray."""
         return max(self._loop.standing(), default=(0, 0)) if self._loop.venturing else (self._loop.moment.position, 0)
+
+    def _next_address(self) -> int:
+        """Of the instruction before which it stands."""
+        return code_address(next(module for module in self.machine.modules if module.in_service).registers)
+
+    def _passed(self, here: int, watch: DebugWatch | None) -> Iterator[int]:
+        """Breakpoints in the block at whose entry it stands, up to ``here``."""
+        if watch is not None:
+            entry = self._next_address()
+            yield from (address for address in watch.breakpoints if entry <= address <= here)
+
+    def _come_to_breakpoint(self) -> None:
+        """From the entry of the block in which the breakpoint is."""
+        if self.hit is None or self.hit.kind != "breakpoints":
+            return
+        position = self.position
+        while self._next_address() != self.hit.where and self.position == position:
+            self._loop.venture(position, 1)
+
+    def _last_in_block(self, here: tuple[int, int], watch: DebugWatch) -> bool:
+        """Go to the last breakpoint before ``here`` in the block inside of which that is, if there is one."""
+        breakpoints = {address: index for index, address in enumerate(watch.breakpoints)}
+        found = None
+        if here[1] and breakpoints:
+            self.goto(here[0])
+            while (self.position, self.instruction) < here:
+                address = self._next_address()
+                if address in breakpoints:
+                    found = (self.instruction, DebugHit("breakpoints", breakpoints[address], address))
+                self._loop.venture(here[0], 1)
+        if found is None:
+            return False
+        self.goto(here[0], found[0])
+        self.hit = found[1]
+        return True
+
+    def _last_between(self, start: int, end: int, last: int, watch: DebugWatch) -> tuple[Moment, DebugHit] | None:
+        """The last thing that ``watch`` finds between two positions of the past, and where; breakpoints before ``end``,
+        others up to ``last``."""
+        self._travel(Moment(start, 0), exactly=True)
+        found: tuple[Moment, DebugHit] | None = None
+        passed: set[int] = set()
+        for _ in range(SEARCHED_BLOCKS):
+            self.machine.run_until(end, watch=watch, passed=frozenset(passed))
+            hit, moment = self.machine.hit, self._loop.moment
+            if hit is None or moment.position > (end - 1 if hit.kind == "breakpoints" else last):
+                return found
+            if found is not None and moment != found[0]:
+                passed.clear()
+            if hit.kind == "breakpoints":
+                passed.add(hit.where)
+            found = moment, hit
+            if moment.position >= end:
+                return found
+        assert found is not None, "it was found often"
+        middle = (found[0].position + end) // 2
+        if middle in (found[0].position, end):
+            return found
+        return (
+            self._last_between(middle, end, last, watch)
+            or self._last_between(found[0].position, middle, last, watch)
+            or found
+        )
 
     def _step(self) -> bool:
         """One instruction on; False where there is none. In the past, modules go on uncompared until something enters:

@@ -15,6 +15,8 @@ from ftvm.module.console_script import Text
 from ftvm.module.events import (
     ColdTlb,
     ConsoleOut,
+    DebugHit,
+    DebugWatch,
     GuestExit,
     Input,
     Output,
@@ -55,12 +57,16 @@ MAX_LOADS = 3
 
 @dataclass(frozen=True)
 class Goal:
-    """How far to advance: to a moment, until ``text`` came on the serial console from now on, to a monotonic time; to
-    whatever comes first. A text ends the stretch at the block after its last byte, whatever the epoch length."""
+    """How far to advance: to a moment, until ``text`` came on the serial console from now on, to what ``watch`` looks
+    for, to a monotonic time; to whatever comes first. A text ends the stretch at the block after its last byte,
+    whatever the epoch length. ``passed``: breakpoints of ``watch`` that do not count in the first block, since
+    that is where one was met last time."""
 
     moment: Moment | None = None
     text: bytes | None = None
     until_s: float | None = None
+    watch: DebugWatch | None = None
+    passed: frozenset[int] = frozenset()
 
 
 _HALTED = Ending("halted")
@@ -153,6 +159,9 @@ class Lockstep:
         """Called with all that enters the modules: with the start image, all that the run depends on. ``begin`` logs
         none: its inputs are part of the first state."""
         self.inputs_logged = 0
+        self.hit: DebugHit | None = None
+        """What the goal's watch found, if that ended the last stretch."""
+        self._began_at = 0
         self.at_sync: list[Callable[[], None]] = []
         """Called at each sync point, between two epochs; a checkpoint may be taken then."""
         self.on_incident: list[Callable[[Incident, Moment], None]] = []
@@ -199,6 +208,7 @@ class Lockstep:
         """
         self._goal, self._at_once = goal, at_once
         self._text, self._text_matched = Text(goal.text) if goal.text else None, 0
+        self.hit, self._began_at = None, self._image.position
         self._stopped_s = None
         if self.ending is not None and not (self.ending == _HALTED and self._console.pending()):
             return self.ending
@@ -444,7 +454,7 @@ class Lockstep:
         self._commit(self._agree(epoch))
 
     def _reached(self) -> bool:
-        if self._text is not None and self._text_matched == len(self._text):
+        if self.hit is not None or (self._text is not None and self._text_matched == len(self._text)):
             return True
         return self._goal.moment is not None and self.moment >= self._goal.moment
 
@@ -479,6 +489,13 @@ class Lockstep:
                 blocks, inputs = 1, [*inputs, TimeWatch(stop.virtual_ns)]
         if self._text is not None:
             inputs = [*inputs, TextWatch(self._goal.text or b"", self._text_matched)]
+        watch = self._goal.watch
+        if watch is not None:
+            if position == self._began_at and self._goal.passed:
+                blocks = 1
+                left = [address for address in watch.breakpoints if address not in self._goal.passed]
+                watch = msgspec.structs.replace(watch, breakpoints=left)
+            inputs = [*inputs, watch]
         return Epoch(position + blocks, events.encode(inputs) if inputs else b"", blocks)
 
     def _play_epoch(self, script: Script) -> None:
@@ -496,7 +513,7 @@ class Lockstep:
             stops = [script.next_stop(before), *([self._goal.moment] if self._goal.moment is not None else [])]
             epoch = self._epoch_towards(min(stops), self._pace.blocks, inputs)
         self._step(epoch)
-        if entry is None and self.moment == before:
+        if entry is None and self.moment == before and self.hit is None:
             raise ScriptMismatch(f"the guest waits at {before}; the run that is repeated went on from there")
 
     def _log_inputs(self, payload: bytes, at_once: bool) -> None:
@@ -546,6 +563,8 @@ class Lockstep:
                 self._console.release(output, shown=self._script is None or self.script_shown)
             elif self._script is None:  # else what came of it is in the script
                 self._devices.release(output)
+        if report.stop == StopKind.DEBUG:
+            self.hit = DebugHit.decode(report.detail)
         if report.stop == StopKind.ENGINE:
             raise EngineError(f"the engine failed at position {report.position}: {report.detail.decode()}")
         if ending is not None:

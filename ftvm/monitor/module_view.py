@@ -80,6 +80,12 @@ class ModuleView:
         return self._slot.index
 
     @property
+    def in_service(self) -> bool:
+        """There is a module here, and it can be looked into."""
+        handle = self._slot.handle
+        return handle is not None and not handle.closed and handle.report is not None
+
+    @property
     def state(self) -> State:
         return self._service.state_of(self._slot)
 
