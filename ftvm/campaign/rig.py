@@ -50,7 +50,8 @@ class Stand:
     def __init__(self, plan: CampaignPlan, guest: GuestPlan, column: Column) -> None:
         self.alone = column == "simplex"
         self._guest = guest
-        self._column = column
+        # A milestone ends an epoch. The one with the fault in it is to be as long as the plan says.
+        self._first_epoch = 0 if self.alone else plan.epoch_blocks
         self.shown = bytearray()
         """The console since the campaign's start."""
         self.noticed_s: float | None = None
@@ -150,8 +151,8 @@ class Stand:
         self.shown[:] = shown
 
     def after(self, position: int) -> Sequence[Milestone]:
-        """The milestones that lie ahead."""
-        return self.milestones[bisect.bisect_right(self._positions, position) :]
+        """The milestones at which an experiment that begins there is compared with the golden run."""
+        return self.milestones[bisect.bisect_right(self._positions, position + self._first_epoch) :]
 
     def is_at(self, milestone: Milestone) -> bool:
         """Whether nothing differs from the golden run there: the state, what was shown, and who is in service."""
@@ -237,7 +238,7 @@ class Rig:
         fault = decode_fault(experiment.fault)
         place = self._symbols.place(_address(fault, stand.machine))
         began_s = time.monotonic()
-        stand.machine.inject(0 if stand.alone else fault.module, fault.position, fault.target, fault.stuck_at)
+        inject(stand.machine, experiment, column)
         course = _Course(stand, experiment.position)
         course.run()
         wall_s = time.monotonic() - began_s
@@ -271,6 +272,12 @@ class Rig:
         if stand is None:
             stand = self._stands[column] = Stand(self._plan, self._plan.guest[self.guest], column)
         return stand
+
+
+def inject(machine: Machine, experiment: Experiment, column: Column) -> None:
+    """Tell a machine that stands at the experiment's position, or before it, of its fault."""
+    fault = decode_fault(experiment.fault)
+    machine.inject(0 if column == "simplex" else fault.module, fault.position, fault.target, fault.stuck_at)
 
 
 def _address(fault: Fault, machine: Machine) -> int:

@@ -22,6 +22,9 @@ from ftvm.campaign.rig import Rig
 from ftvm.campaign.work import Assignment, Batch, Failure, Task
 from ftvm.errors import FtvmError, UnusableFile
 
+RIG_TRIALS = 4000
+"""After so many, machines are replaced: an engine keeps the memory of the translations that it dropped."""
+
 Answer = list[Trial] | Failure
 
 encode = msgspec.msgpack.Encoder().encode
@@ -36,6 +39,7 @@ class Worker:
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._rig: Rig | None = None
+        self._trials = 0
 
     def close(self) -> None:
         if self._rig is not None:
@@ -56,7 +60,8 @@ class Worker:
             return crashed(task, column, "".join(traceback.format_exception(error)).strip())
 
     def _ready_rig(self, guest: int) -> Rig:
-        if self._rig is not None and self._rig.guest != guest:
+        self._trials += 1
+        if self._rig is not None and (self._rig.guest != guest or self._trials % RIG_TRIALS == 0):
             self.close()
         if self._rig is None:
             rig = self._rig = Rig(self._assignment.plan, guest)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 import msgspec
@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ftvm.campaign import campaign, report
-from ftvm.campaign.plan import load_plan, share
+from ftvm.campaign.guest import MODULES
+from ftvm.campaign.plan import Column, load_plan, share
 from ftvm.campaign.pool import LocalPool
 from ftvm.campaign.store import Store
 from ftvm.campaign.summary import summarize
 from ftvm.campaign.work import Assignment, Pool
 from ftvm.cli._output import json_option, output_file, write_json
+from ftvm.cli._replay import replay
 from ftvm.errors import HostError, UsageError
 from ftvm.exitcodes import ExitCode
 
@@ -168,6 +170,29 @@ def show(results: Path, experiment: int, json_file: BinaryIO | None) -> ExitCode
                 click.echo(f"  {name}: {value}")
     click.echo(f"look at it: {report.replay(results, experiment)}")
     return ExitCode.OK
+
+
+@command.command("replay")
+@_results
+@click.argument("experiment", type=int)
+@click.option("--column", type=click.Choice(list(MODULES)), default="duplex", show_default=True, help="How it is run.")
+@click.option(
+    "-x", "--script", metavar="FILE", type=click.File(), help="Do the commands in FILE ('-': standard input)."
+)
+def replay_experiment(results: Path, experiment: int, column: Column, script: TextIO | None) -> int:
+    """Open one experiment in the REPL, at the fault: 'run', and see what comes of it.
+
+    It needs the build of ftvm that planned the campaign.
+
+    \b
+    Example:
+      ftvm campaign replay results.sqlite 17
+      ftvm campaign replay results.sqlite 17 -x commands.txt
+    """
+    with Store.read(results) as store:
+        plan = campaign.assignment_of(store).plan
+        what = store.experiment(experiment)
+    return replay(plan, what, column, script, "" if script is None else script.name)
 
 
 def _one_place(workers: int | None, dask: str | None) -> None:

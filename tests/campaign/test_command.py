@@ -42,6 +42,17 @@ def test_a_campaign_is_run_reported_and_shown(results: Path, tmp_path: Path) -> 
     assert "simplex: " in shown
 
 
+def test_an_experiment_is_replayed_in_the_repl(results: Path, tmp_path: Path) -> None:
+    with Store.read(results) as store:
+        number, first = next((t.experiment, t.first) for t in store.trials() if t.outcome == "detected-recovered")
+        position = store.experiment(number).position
+    (tmp_path / "script").write_text("run\nverdict\n")
+    replayed = invoke("replay", results, str(number), "-x", tmp_path / "script")
+    assert replayed.exit_code == 0, replayed.output
+    assert f"position {position:,}" in replayed.stdout
+    assert str(first) in replayed.stdout  # the same comparison, whichever module shows it
+
+
 def test_a_finished_campaign_has_nothing_to_resume(results: Path) -> None:
     before = results.read_bytes()
     assert invoke("resume", results).exit_code == 0

@@ -1,0 +1,47 @@
+"""One experiment of a campaign, in the REPL: the machine stands where the fault is about to strike."""
+
+import sys
+from collections.abc import Iterable
+
+from ftvm import terminal
+from ftvm.campaign.experiment import Experiment
+from ftvm.campaign.guest import config_of, symbols_of
+from ftvm.campaign.plan import CampaignPlan, Column
+from ftvm.campaign.rig import inject
+from ftvm.debug.repl.desk import Desk
+from ftvm.debug.repl.interpreter import Interpreter
+from ftvm.debug.repl.output import Output
+from ftvm.debug.repl.shell import run_lines, run_terminal
+from ftvm.errors import UnusableFile
+from ftvm.machine import Machine
+
+KEYBOARD = 0  # standard input
+
+
+def replay(plan: CampaignPlan, experiment: Experiment, column: Column, lines: Iterable[str] | None, name: str) -> int:
+    """Bring the guest to the fault, tell the machine of it, and do the commands in ``lines`` (None: those of standard
+    input, at a prompt if that is a terminal); the exit code of the first that failed. Raises UnusableFile."""
+    guest = plan.guest[experiment.guest]
+    desk = Desk(symbols_of(guest), Output())
+    interpreter = Interpreter(desk)
+    with Machine(config_of(plan, guest, column), on_console=desk.show_console, on_event=desk.tell) as machine:
+        ending = machine.run_until(position=experiment.position)
+        if ending is not None:
+            raise UnusableFile(
+                f"{guest.image} does not come to position {experiment.position} any more: {ending.outcome}",
+                "replay needs the same image as the campaign had",
+            )
+        desk.attach(machine)
+        inject(machine, experiment, column)
+        bit = "" if experiment.bit is None else f" bit {experiment.bit}"
+        desk.out.line(
+            f"{desk.here()}; next: {experiment.kind} of {experiment.target}{bit} in module {experiment.module}"
+        )
+        if lines is not None:
+            run_lines(desk, interpreter, lines, name)
+        elif terminal.in_foreground(KEYBOARD) and sys.stdout.isatty():
+            run_terminal(desk, interpreter)
+            return 0
+        else:
+            run_lines(desk, interpreter, sys.stdin, "standard input")
+    return interpreter.failed
