@@ -70,6 +70,8 @@ def run(
         on_console(this, data)
 
     def note(event: Event) -> None:
+        if not event.subject.startswith("module "):
+            return
         if event.kind != MODULE_FILLING or event.detail["done"] == 0.0:
             module = int(event.subject.removeprefix("module "))
             this.events.append((event.kind, module))

@@ -2,9 +2,10 @@
 /*
  * virtio-blk without an operating system: what it says of itself, every kind of request, completions by polling, by
  * INTx and by message, several requests at once, and what becomes of a driver that breaks the rules (VIRTIO 1.2, 2.7,
- * 4.1 and 5.2). The disk is empty and has 1 MiB; the serial number of the first one is disk0.
+ * 4.1 and 5.2). The disk is empty and has 1 MiB; its serial number is disk0. `rounds=N`: so much more work.
  */
 #include "apic.h"
+#include "boot_info.h"
 #include "check.h"
 #include "cpu.h"
 #include "idt.h"
@@ -216,6 +217,22 @@ static void test_several(void)
     CHECK("several reads at once", all_ok() && memcmp(data, other, sizeof data) == 0);
 }
 
+/* For whoever wants to disturb it: writes, flushes and reads over and over. */
+static void test_rounds(unsigned rounds)
+{
+    unsigned wrong = 0;
+
+    for (unsigned i = 0; i < rounds; i++) {
+        fill(data, sizeof data, 100 + i);
+        put_pages(OUT, data);
+        ask(FLUSH, 0, NULL, 0);
+        memset(other, 0, sizeof other);
+        put_pages(IN, other);
+        wrong += memcmp(data, other, sizeof data) != 0;
+    }
+    check_wrong("rounds", wrong, rounds);
+}
+
 static void test_indirect(void)
 {
     static _Alignas(16) struct virtq_descriptor table[3];
@@ -367,6 +384,8 @@ int main(void)
         test_requests();
         test_errors();
         test_several();
+        if (boot_option("rounds", 0))
+            test_rounds((unsigned)boot_option("rounds", 0));
         test_indirect();
         test_interrupts();
         test_broken_drivers();
