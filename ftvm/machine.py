@@ -47,6 +47,7 @@ from ftvm.monitor.lockstep import Goal, Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.module_view import ModuleView
 from ftvm.monitor.poller import Poller, SyncPointPoller
+from ftvm.monitor.recording import Recorder, Recording
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
 from ftvm.monitor.savefile import MachineState, SavedMachine
@@ -80,6 +81,9 @@ class MachineConfig:
     The verified state is saved to ``save_on_exit`` when the run ends before the guest does, and to
     ``save_on_fail_stop`` (or else there too) at a fail-stop. With ``saved`` the machine goes on from there: see
     ``resume``. ``disks``: by bay; a machine that goes on needs the same ones.
+
+    The run is written to ``record`` as it goes. With ``recording`` the machine begins where that one did: see
+    ``replay``.
     """
 
     image: Path
@@ -103,12 +107,20 @@ class MachineConfig:
     save_on_fail_stop: Path | None = None
     saved: SavedMachine | None = None
     disks: tuple[DiskFiles, ...] = ()
+    record: Path | None = None
+    recording: Recording | None = None
 
     @classmethod
     def resume(cls, saved: SavedMachine, **settings: Any) -> "MachineConfig":
         """To go on with a saved machine. Its guest and memory are its own; so are the input it was started with, and
         ``stop_on`` unless that is among the ``settings``."""
         return cls(image=saved.path, memory_bytes=saved.state.board.ram_bytes, saved=saved, **settings)
+
+    @classmethod
+    def replay(cls, recording: Recording, **settings: Any) -> "MachineConfig":
+        """To repeat a run that was recorded (ftvm/debug/replay.py): no disks, no network, nobody to type."""
+        ram_bytes = recording.state.board.ram_bytes
+        return cls(image=recording.path, memory_bytes=ram_bytes, interactive=True, recording=recording, **settings)
 
     def __post_init__(self) -> None:
         if not 1 <= self.modules <= MAX_MODULES:
@@ -296,6 +308,9 @@ class Machine:
         lockstep.inject(self._faults)
         with self._saved_if_the_host_fails():
             lockstep.begin()
+        if config.record is not None:
+            recorder = Recorder(config.record, self._start.guest, self._start.board, lockstep, image, self._log)
+            resources.callback(recorder.close)
 
     def run(self) -> RunResult:
         """Run the guest to its end, from wherever it stands. Outside of a context: boot or resume it before, and leave
@@ -417,6 +432,15 @@ class Machine:
     def lockstep(self) -> Lockstep:
         """The loop itself, for those who go back and forth in it (ftvm/debug/session.py). Inside a context only."""
         return self._running()[0]
+
+    def record(self, path: Path) -> Recorder:
+        """Write what becomes of the guest from here on to a file, until that is closed or the context ends. Raises
+        UsageError, HostError."""
+        lockstep, image = self._running()
+        recorder = Recorder(path, self._start.guest, self._start.board, lockstep, image, self._log)
+        assert self._resources is not None
+        self._resources.callback(recorder.close)
+        return recorder
 
     def _running(self) -> tuple[Lockstep, VerifiedImage]:
         if self._resources is None or self._lockstep is None or self._image is None:
@@ -629,6 +653,8 @@ class Machine:
 
 
 def _start_state(config: MachineConfig) -> StartState:
+    if config.recording is not None:
+        return StartState.replay(config.recording)
     stop_on = config.stop_on.encode() if config.stop_on else None
     if config.saved is not None:
         return StartState.resume(

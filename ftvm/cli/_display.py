@@ -20,6 +20,7 @@ from ftvm.monitor.eventlog import (
     MODULE_FAULT,
     MODULE_JOINED,
     MODULE_PULLED,
+    RECORD_FAILED,
     Event,
 )
 
@@ -30,6 +31,7 @@ HOLD_S = 0.15
 
 SHOWN = frozenset(
     {MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, LEG_FAILED, LEG_FAULT, LEG_JOINED, LEG_PULLED}
+    | {RECORD_FAILED}
 )
 """Events that a person at the console should see at once."""
 

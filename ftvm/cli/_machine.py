@@ -17,7 +17,7 @@ import click
 
 from ftvm import terminal
 from ftvm.cli._display import SHOWN, LiveDisplay
-from ftvm.cli._output import json_option, output_file, write_json
+from ftvm.cli._output import json_option, live_output, output_file, write_json
 from ftvm.errors import HostError, UsageError
 from ftvm.machine import MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.monitor import savefile
@@ -71,6 +71,12 @@ _OPTIONS = (
         " stop on, Ctrl-A x, Ctrl-C or a signal. At a fail-stop it is saved in any case, else to ftvm-NAME.save.",
     ),
     click.option(
+        "--record",
+        metavar="FILE",
+        type=_save_target,
+        help="Write all that enters the guest to FILE, for 'ftvm replay', and the guest's memory as it is at first.",
+    ),
+    click.option(
         "--event-log", metavar="FILE", type=Path, help="Append every change of state, one JSON object a line."
     ),
     click.option("--on-event", metavar="COMMAND", help="Run this at every change of state, told as JSON on its input."),
@@ -100,6 +106,7 @@ class Settings:
     disks: tuple[str, ...]
     name: str | None
     save_on_exit: Path | None
+    record: Path | None
     event_log: Path | None
     on_event: str | None
     console_file: BinaryIO | None
@@ -129,6 +136,7 @@ class Settings:
             "name": name,
             "save_on_exit": self.save_on_exit,
             "save_on_fail_stop": self.save_on_exit or Path(f"ftvm-{name}.save"),
+            "record": self.record,
             "event_log": self.event_log,
             "event_command": self.on_event,
         }
@@ -151,9 +159,8 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
     """Run a machine with its console here, and report; the exit code."""
     files = [] if settings.console_file is None else [settings.console_file]
     if not settings.display:
-        # With the report on standard output, the console makes room for it.
-        files.append(sys.stderr.buffer if settings.json_file is sys.stdout.buffer else sys.stdout.buffer)
-    console = _ConsoleOutput(files)
+        files.append(live_output(settings.json_file))
+    console = ConsoleOutput(files)
     display = LiveDisplay(sys.stdout.buffer, KEYBOARD if config.interactive else None) if settings.display else None
     machine = Machine(config, on_console=console.show, on_event=console.tell if display is None else display.tell)
     try:
@@ -184,7 +191,7 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
     return result.process_exit_code()
 
 
-class _ConsoleOutput:
+class ConsoleOutput:
     """Where the guest's console is shown and written."""
 
     def __init__(self, files: list[BinaryIO]) -> None:

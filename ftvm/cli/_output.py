@@ -20,6 +20,11 @@ def output_file(path: str) -> BinaryIO:
         raise HostError(f"{path} cannot be written: {error.strerror}", "give a path that can be written") from None
 
 
+def live_output(json_file: BinaryIO | None) -> BinaryIO:
+    """Where a guest's console is shown: with the report on standard output, it makes room for that."""
+    return sys.stderr.buffer if json_file is sys.stdout.buffer else sys.stdout.buffer
+
+
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--json FILE``, as argument ``json_file``, for every command that reports something."""
     help_text = "Write the report as JSON; '-' is standard output."

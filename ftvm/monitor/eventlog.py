@@ -29,6 +29,7 @@ LEG_FAULT = "leg-fault"
 LEG_PULLED = "leg-pulled"
 SUSPENDED = "suspended"
 SUSPEND_FAILED = "suspend-failed"
+RECORD_FAILED = "record-failed"
 EVENT_LOG_FAILED = "event-log-failed"
 HOOK_FAILED = "hook-failed"
 

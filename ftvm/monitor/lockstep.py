@@ -67,6 +67,8 @@ class Goal:
     until_s: float | None = None
     watch: DebugWatch | None = None
     passed: frozenset[int] = frozenset()
+    inputs: int = 0
+    """At the moment, so many must have been taken too."""
 
 
 _HALTED = Ending("halted")
@@ -162,6 +164,12 @@ class Lockstep:
         self.hit: DebugHit | None = None
         """What the goal's watch found, if that ended the last stretch."""
         self._began_at = 0
+        self.inputs_taken = 0
+        """Those that are part of the verified state."""
+        self.newest_ending: Ending | None = None
+        """Of the newest stretch that was live."""
+        self.on_leaving: list[Callable[[bool], None]] = []
+        """Called before the machine becomes what it was at a checkpoint; True: it will not come back."""
         self.at_sync: list[Callable[[], None]] = []
         """Called at each sync point, between two epochs; a checkpoint may be taken then."""
         self.on_incident: list[Callable[[Incident, Moment], None]] = []
@@ -215,13 +223,20 @@ class Lockstep:
         self.ending = None
         if self._away is not None:
             self.come_back()
-        return self._stretch(self._loop)
+        ending = self._stretch(self._loop)
+        if self._script is None:
+            self.newest_ending = ending
+        return ending
 
     def play(self, inputs: Sequence[LoggedInput], end: Moment, shown: bool) -> None:
         """From here to ``end``, repeat a run that these inputs entered: nothing else enters, nothing leaves, and it is
         not logged again. ``shown``: but the console is shown."""
         self._must_stand_still()
         self._script, self.script_shown = Script(inputs, end), shown
+
+    def go_cold(self) -> None:
+        """The TLBs are cold from here on, as they are where a run is begun in this state."""
+        self._flush_due = True
 
     @property
     def playing(self) -> bool:
@@ -238,6 +253,8 @@ class Lockstep:
     def stop_playing(self) -> None:
         """The machine is live from here on, in the middle of a script: devices serve what is in their queues."""
         self._must_stand_still()
+        for observer in (*self.on_leaving,):
+            observer(True)
         self._script = self._parked = None
         self._devices.forget()
         self._devices.kick_all()
@@ -342,6 +359,8 @@ class Lockstep:
         to be played. Raises UsageError while the machine runs, HostError."""
         self._must_stand_still()
         self._drain()
+        for observer in (*self.on_leaving,):
+            observer(not travelling)
         if not travelling:
             self._devices.forget()
             self._parked = None
@@ -369,7 +388,7 @@ class Lockstep:
         self.arrived = checkpoint.arrived
         self.finished = self.ending is not None and self.ending.outcome != "fail-stop"
         self.sync_points, self.incidents = checkpoint.sync_points, [*checkpoint.incidents]
-        self.inputs_logged = checkpoint.inputs
+        self.inputs_logged = self.inputs_taken = checkpoint.inputs
         self._console.shown[:] = checkpoint.console
         for slot in self._service.slots:
             slot.policing = checkpoint.policing(slot.index)
@@ -456,7 +475,10 @@ class Lockstep:
     def _reached(self) -> bool:
         if self.hit is not None or (self._text is not None and self._text_matched == len(self._text)):
             return True
-        return self._goal.moment is not None and self.moment >= self._goal.moment
+        goal = self._goal
+        if goal.moment is None or self.moment < goal.moment:
+            return False
+        return self.inputs_taken >= goal.inputs or self.moment > goal.moment
 
     def _next_epoch(self) -> Epoch:
         inputs = self._inputs()
@@ -548,6 +570,7 @@ class Lockstep:
         self.arrived = report.position > self._image.position and report.stop not in (StopKind.IDLE, StopKind.HALTED)
         self._image.commit(report)
         self._interrupted = None
+        self.inputs_taken = self.inputs_logged
         self._uncommitted = []
         if self._service.resync is not None:
             self._service.resync.committed()

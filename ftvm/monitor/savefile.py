@@ -8,7 +8,7 @@ import contextlib
 import os
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -41,7 +41,7 @@ MAX_HEADER_BYTES = 128 * MIB
 PIECE_BYTES = MIB
 """Of memory, read or written at a time."""
 
-_UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError)
+UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _WRITABLE = "give the name of a file that can be written"
 
 
@@ -102,8 +102,7 @@ def check_target(path: Path) -> Path:
 def save(path: Path, state: MachineState, image: VerifiedImage) -> None:
     """Write a machine whose verified state is in ``image``. Raises HostError, and leaves nothing behind then."""
     target = check_target(path)
-    machine = msgspec.Raw(msgspec.msgpack.encode(state))
-    header = msgspec.msgpack.encode(_Header(ftvm.__version__, build_id(), machine))
+    header = encoded_header(state)
     if len(header) > MAX_HEADER_BYTES:
         raise HostError(f"{path}: too much input waits for the guest, {len(header)} bytes")
     try:
@@ -122,6 +121,12 @@ def save(path: Path, state: MachineState, image: VerifiedImage) -> None:
         raise HostError(f"{path} cannot be written: {error.strerror}", _WRITABLE) from None
 
 
+def encoded_header(state: MachineState) -> bytes:
+    """What follows the head of a file."""
+    machine = msgspec.Raw(msgspec.msgpack.encode(state))
+    return msgspec.msgpack.encode(_Header(ftvm.__version__, build_id(), machine))
+
+
 def _write(file: BinaryIO, header: bytes, image: VerifiedImage) -> None:
     digest = xxhash.xxh3_128()
 
@@ -131,6 +136,12 @@ def _write(file: BinaryIO, header: bytes, image: VerifiedImage) -> None:
 
     put(HEAD.pack(MAGIC, VERSION, len(header)))
     put(header)
+    put_memory(put, image)
+    file.write(digest.digest())
+
+
+def put_memory(put: Callable[[bytes | memoryview], None], image: VerifiedImage) -> None:
+    """The RAM of a machine, in pieces."""
     with memoryview(image.ram) as ram:
         for page, count in image.contents():
             put(RUN.pack(page, count))
@@ -139,7 +150,6 @@ def _write(file: BinaryIO, header: bytes, image: VerifiedImage) -> None:
                 with ram[offset : min(offset + PIECE_BYTES, end)] as piece:
                     put(piece)
     put(RUN.pack(image.ram_bytes // PAGE_BYTES, 0))
-    file.write(digest.digest())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -160,96 +170,131 @@ def load(path: Path) -> SavedMachine:
 
 def _read(path: Path, put_pages: Callable[[int, bytes], None]) -> SavedMachine:
     """Check a file from its beginning to its end; meanwhile, hand on (first page, memory) in pieces."""
+    with opened(path, SAVED) as reader:
+        state = reader.machine(put_pages)
+        digest = reader.digest()
+        if reader.left:
+            raise reader.damaged()
+        return SavedMachine(path, state, digest)
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """Of files that begin with a machine. For people: what it is, what to give, what to do with it."""
+
+    magic: bytes
+    version: int
+    noun: str
+    maker: str
+    use: str
+
+
+SAVED = FileKind(MAGIC, VERSION, "saved machine", "give a file that 'ftvm run' or 'ftvm ctl' saved", "resume")
+
+
+@contextlib.contextmanager
+def opened(path: Path, kind: FileKind) -> Iterator["Reader"]:
+    """Raises UnusableFile for a file that cannot be read, now or while it is."""
     try:
         # Not blocking: the name may be that of a pipe.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            return _Reader(path, file).machine(put_pages)
+            yield Reader(path, file, kind)
     except OSError as error:
-        raise UnusableFile(f"{path} cannot be read: {error.strerror}", "give a file that 'ftvm' saved") from None
+        raise UnusableFile(f"{path} cannot be read: {error.strerror}", kind.maker) from None
 
 
-class _Reader:
-    """Reads a file piece by piece; nothing is taken that does not lie inside it."""
+class Reader:
+    """Reads a file piece by piece; nothing is taken that does not lie inside it. Raises UnusableFile."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO, kind: FileKind) -> None:
         self._path = path
         self._file = file
+        self._kind = kind
         self._digest = xxhash.xxh3_128()
-        self._left = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+        self.left = os.fstat(file.fileno()).st_size
+        """Bytes that were not taken yet."""
 
-    def machine(self, put_pages: Callable[[int, bytes], None]) -> SavedMachine:
+    def machine(self, put_pages: Callable[[int, bytes], None]) -> MachineState:
+        """What a file begins with. What is handed on is to be believed when the ``digest`` was taken."""
         state = self._header()
         self._memory(state.board.ram_bytes // PAGE_BYTES, put_pages)
-        digest = self._digest.digest()
-        if self._left != 0 or self._file.read(DIGEST_BYTES) != digest:
-            raise self._damaged()
-        return SavedMachine(self._path, state, digest)
+        return state
+
+    def digest(self) -> bytes:
+        """Take a checksum, which must be that of everything before."""
+        expected = self._digest.digest()
+        if self.take(DIGEST_BYTES) != expected:
+            raise self.damaged()
+        return expected
 
     def _header(self) -> MachineState:
-        if self._left < HEAD.size:
+        kind = self._kind
+        if self.left < HEAD.size:
             raise self._foreign()
-        magic, version, header_bytes = HEAD.unpack(self._take(HEAD.size))
-        if magic != MAGIC:
+        magic, version, header_bytes = HEAD.unpack(self.take(HEAD.size))
+        if magic != kind.magic:
             raise self._foreign()
-        if version != VERSION:
+        if version != kind.version:
             raise UnusableFile(
-                f"{self._path} is a saved machine of format {version}, not {VERSION}",
-                "resume it with the ftvm that saved it",
+                f"{self._path} is a {kind.noun} of format {version}, not {kind.version}",
+                f"{kind.use} it with the ftvm that wrote it",
             )
         if header_bytes > MAX_HEADER_BYTES:
-            raise self._damaged()
+            raise self.damaged()
         try:
-            header = msgspec.msgpack.decode(self._take(header_bytes), type=_Header)
-        except _UNDECODABLE:
-            raise self._damaged() from None
+            header = msgspec.msgpack.decode(self.take(header_bytes), type=_Header)
+        except UNDECODABLE:
+            raise self.damaged() from None
         if header.build != build_id():
             raise UnusableFile(
-                f"{self._path} was saved by ftvm {header.ftvm!r} build {header.build!r},"
+                f"{self._path} was written by ftvm {header.ftvm!r} build {header.build!r},"
                 f" this is {ftvm.__version__!r} build {build_id()!r}",
-                "resume it with the ftvm that saved it",
+                f"{kind.use} it with the ftvm that wrote it",
             )
         try:
             state = msgspec.msgpack.decode(header.machine, type=MachineState)
             board = unplugged(state.board)
             board.load(state.snapshot.board)
             board.check(events.decode_inputs(state.inputs or events.encode([])))
-        except (*_UNDECODABLE, LookupError, ArithmeticError):
-            raise self._damaged() from None
+        except (*UNDECODABLE, LookupError, ArithmeticError):
+            raise self.damaged() from None
         ram_bytes = state.board.ram_bytes
         if not MIN_RAM_BYTES <= ram_bytes <= MAX_RAM_BYTES or ram_bytes % PAGE_BYTES:
-            raise self._damaged()
+            raise self.damaged()
         if len(state.snapshot.arch) != ARCH_BYTES or len(state.snapshot.board) > BOARD_BYTES:
-            raise self._damaged()
+            raise self.damaged()
         if len(state.inputs) > COMMAND_BYTES:
-            raise self._damaged()
+            raise self.damaged()
         return state
 
     def _memory(self, pages: int, put_pages: Callable[[int, bytes], None]) -> None:
         at = 0
         while True:
-            page, count = RUN.unpack(self._take(RUN.size))
+            page, count = RUN.unpack(self.take(RUN.size))
             if not at <= page <= pages or count > pages - page or (count == 0) != (page == pages):
-                raise self._damaged()
+                raise self.damaged()
             if count == 0:
                 return
             at = page + count
             while page < at:
-                data = self._take(min(PIECE_BYTES, (at - page) * PAGE_BYTES))
+                data = self.take(min(PIECE_BYTES, (at - page) * PAGE_BYTES))
                 put_pages(page, data)
                 page += len(data) // PAGE_BYTES
 
-    def _take(self, size: int) -> bytes:
-        if size > self._left:
-            raise self._damaged()
+    def take(self, size: int) -> bytes:
+        """The next bytes."""
+        if size > self.left:
+            raise self.damaged()
         data = self._file.read(size)
         if len(data) != size:
-            raise self._damaged()
-        self._left -= size
+            raise self.damaged()
+        self.left -= size
         self._digest.update(data)
         return data
 
     def _foreign(self) -> UnusableFile:
-        return UnusableFile(f"{self._path} is not a saved machine", "give a file that 'ftvm run' or 'ftvm ctl' saved")
+        return UnusableFile(f"{self._path} is not a {self._kind.noun}", self._kind.maker)
 
-    def _damaged(self) -> UnusableFile:
+    def damaged(self) -> UnusableFile:
+        """What to raise for a file that is not what was written."""
         return UnusableFile(f"{self._path} is damaged: it was truncated or altered", "only an intact file can be used")

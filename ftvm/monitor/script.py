@@ -5,7 +5,7 @@ A guest at HLT stays at its position while time goes on, so a moment is a positi
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -22,14 +22,21 @@ class Moment(NamedTuple):
         return f"position {self.position:,}, {self.virtual_ns / 1e9:.9f} s"
 
 
-class LoggedInput(msgspec.Struct, frozen=True, array_like=True):
+class Place(NamedTuple):
+    """A moment, and how many inputs had been taken: several may enter at one moment."""
+
+    moment: Moment
+    inputs: int
+
+
+class LoggedInput(msgspec.Struct, frozen=True, array_like=True, tag="input", forbid_unknown_fields=True):
     """``inputs`` (encoded, ftvm/module/events.py) that entered all modules at this moment.
 
     ``at_once``: they took them and went no further before the next sync point.
     """
 
-    position: int
-    virtual_ns: int
+    position: Annotated[int, msgspec.Meta(ge=0)]
+    virtual_ns: Annotated[int, msgspec.Meta(ge=0)]
     at_once: bool
     inputs: bytes
 

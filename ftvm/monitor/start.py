@@ -9,6 +9,7 @@ from ftvm.module.board import BoardConfig, DiskConfig, unplugged
 from ftvm.module.link import Snapshot
 from ftvm.module.registers import reset_state, with_registers
 from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.recording import Recording
 from ftvm.monitor.savefile import SavedMachine
 
 
@@ -29,10 +30,12 @@ class StartState:
     typed: bytes = b""
     kicked: Sequence[str] = ()
     resumed: bool = False
+    recorded: bool = False
+    """What the outside did is in a recording, and the outside is not there."""
 
     def with_disks(self, disks: tuple[DiskConfig, ...]) -> "StartState":
         """With these in the bays. Raises UnusableFile when the machine was saved with others."""
-        if disks == self.board.disks:
+        if disks == self.board.disks or self.recorded:
             return self
         if self.resumed:
             raise UnusableFile(
@@ -53,6 +56,12 @@ class StartState:
                 image.write(segment.gpa, segment.data)
 
         return cls(guest, board, snapshot, fill)
+
+    @classmethod
+    def replay(cls, recording: Recording) -> "StartState":
+        """Where a recording begins."""
+        state = recording.state
+        return cls(state.guest, state.board, state.snapshot, recording.fill, recorded=True)
 
     @classmethod
     def resume(cls, saved: SavedMachine, *, stop_on: bytes | None, real_time: bool, interactive: bool) -> "StartState":

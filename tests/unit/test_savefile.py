@@ -259,7 +259,7 @@ def test_a_header_that_is_nested_without_end_is_refused(file: Path) -> None:
     nested = msgspec.msgpack.encode({"ftvm": "0", "build": "0"})
     nested = b"\x83" + nested[1:] + b"\xa7machine" + b"\x91" * 100_000 + b"\xc0"
     file.write_bytes(signed(HEAD.pack(MAGIC, VERSION, len(nested)) + nested + RUN.pack(PAGES, 0)))
-    refused(file, "truncated or altered|another build|was saved by")
+    refused(file, "truncated or altered|another build|was written by")
 
 
 def test_a_file_that_was_replaced_after_it_was_checked_is_not_used(file: Path) -> None:
