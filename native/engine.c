@@ -21,11 +21,13 @@
  *    first store to a page since the log was armed comes by.
  *  - x86_stl_phys_notdirty: sets accessed and dirty bits in page tables past the dirty log.
  *  - x86_ldl_phys, x86_ldq_phys: take a long way to read a page-table entry.
+ *  - uc_struct.memory_mapping, a pointer: looks up the map of the whole memory at each slow access.
  *  - tlb_reset_dirty_by_vaddr: a scan of the TLB for each translated block, not needed here.
  *  - gettimeofday: sizes the TLB by the host's clock.
  *  - cpu_watchpoint_address_matches, cpu_check_watchpoint: data breakpoints are cut out.
  *  - gen_intermediate_code: tells the block that is being translated, for the code at its start.
- *  - get_page_addr_code, cpu_ld*_code, helper_reset_rf: a block that is run in pieces, see "Stepping".
+ *  - get_page_addr_code, cpu_ld*_code, helper_reset_rf: a block that is run in pieces, see "Stepping"; and code
+ *    is fetched byte by byte, each through all that a slow access goes through.
  *  - update_mxcsr_status: mistakes one FPU for the other.
  *  - the helpers that load flags: the moments at which a waiting interrupt can become due.
  *  - the helpers of privileged instructions: Unicorn's know nothing of SYSCALL, unknown MSRs, I/O
@@ -61,8 +63,11 @@ typedef struct {
 
 enum {
     MMU_MODES = 3,
+    MMU_USER = 1,
+    MMU_KERNEL = 2,
     VICTIM_ENTRIES = 8,
 
+    UC_MEMORY_MAPPING = 0x120,
     UC_CPU = 0x1b8,
     UC_TCG = 0x300,
 
@@ -227,6 +232,7 @@ void raise_exception_err_ra_x86_64(void *env, int vector, int error_code, uintpt
 void do_interrupt_x86_hardirq_x86_64(void *env, int vector, int is_hardware);
 void x86_cpu_do_interrupt_x86_64(void *cpu);
 
+void *find_memory_mapping_x86_64(void *uc, uint64_t address);
 uint32_t cpu_ldub_code_x86_64(void *env, uint64_t address);
 
 void __real_gen_intermediate_code_x86_64(void *cpu, void *block, int max_instructions);
@@ -275,6 +281,8 @@ typedef struct {
     uint32_t done, left; /* instructions; none is left outside a block */
 } stepped_block;
 
+typedef void *find_mapping(void *uc, uint64_t address);
+
 typedef struct ft_engine {
     uc_engine *uc;
     char *cpu; /* Unicorn's CPUState */
@@ -299,6 +307,7 @@ typedef struct ft_engine {
 
     uint32_t data_breakpoints_hit; /* bits 0..3 as in DR6; the trap is due at the next block entry */
 
+    void *ram_regions[2]; /* Unicorn's MemoryRegions, below and above the hole */
     uint64_t last_stored_page;
     uint8_t *has_code; /* per page: blocks translated from it may exist */
     uint8_t *drops;    /* per page: how often its code was dropped, up to DROPS_BEFORE_PRECISE */
@@ -827,6 +836,31 @@ uint64_t __wrap_x86_ldq_phys_x86_64(void *cs, uint64_t address)
     }
     memcpy(&value, cpu->ram + offset, sizeof(value));
     return value;
+}
+
+/* The region at a physical address: nearly always RAM. */
+static void *memory_mapping(void *uc, uint64_t address)
+{
+    ft_cpu *cpu = owner_of_uc(uc);
+
+    if (ft_ram_offset(cpu, address) == UINT64_MAX) {
+        return find_memory_mapping_x86_64(uc, address);
+    }
+    return cpu->engine->ram_regions[address >= FT_HIGH_RAM];
+}
+
+/* Where the code at `address` lies in our memory, if the TLB knows; else NULL. */
+static const void *code_at(void *env, uint64_t address, uint64_t bytes)
+{
+    uint32_t hflags = FIELD(env, ENV_HFLAGS, uint32_t);
+    tlb_fast *fast = &FIELD(env, ENV_TLB_FAST, tlb_fast) + ((hflags & HF_CPL) == 3 ? MMU_USER : MMU_KERNEL);
+    uint64_t in_page = address & (FT_PAGE_BYTES - 1);
+    const tlb_entry *entry = &fast->table[(address >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry))];
+
+    if (entry->addr_code != address - in_page || in_page + bytes > FT_PAGE_BYTES || hflags & HF_SMAP) {
+        return NULL;
+    }
+    return (const void *)(uintptr_t)(address + entry->addend);
 }
 
 void __wrap_x86_stl_phys_notdirty_x86_64(void *cs, uint64_t address, uint32_t value)
@@ -1626,12 +1660,17 @@ uint64_t __wrap_get_page_addr_code_x86_64(void *env, uint64_t address)
     return at != FT_NO_RAM ? at : __real_get_page_addr_code_x86_64(env, address);
 }
 
-static bool read_block(void *env, uint64_t address, void *value, uint32_t bytes)
+/* Without the ways of a slow access, if that can be. */
+static inline bool fetch(void *env, uint64_t address, void *value, uint32_t bytes)
 {
     const ft_cpu *cpu = owner_of_env(env);
 
     if (!cpu->engine->finding) {
-        return false;
+        const void *code = code_at(env, address, bytes);
+        if (code) {
+            memcpy(value, code, bytes);
+        }
+        return code;
     }
     for (uint32_t i = 0; i < bytes; i++) {
         uint64_t at = block_ram(&cpu->engine->block, address + i);
@@ -1647,28 +1686,28 @@ uint32_t __wrap_cpu_ldub_code_x86_64(void *env, uint64_t address)
 {
     uint8_t value;
 
-    return read_block(env, address, &value, 1) ? value : __real_cpu_ldub_code_x86_64(env, address);
+    return fetch(env, address, &value, 1) ? value : __real_cpu_ldub_code_x86_64(env, address);
 }
 
 uint32_t __wrap_cpu_lduw_code_x86_64(void *env, uint64_t address)
 {
     uint16_t value;
 
-    return read_block(env, address, &value, 2) ? value : __real_cpu_lduw_code_x86_64(env, address);
+    return fetch(env, address, &value, 2) ? value : __real_cpu_lduw_code_x86_64(env, address);
 }
 
 uint32_t __wrap_cpu_ldl_code_x86_64(void *env, uint64_t address)
 {
     uint32_t value;
 
-    return read_block(env, address, &value, 4) ? value : __real_cpu_ldl_code_x86_64(env, address);
+    return fetch(env, address, &value, 4) ? value : __real_cpu_ldl_code_x86_64(env, address);
 }
 
 uint64_t __wrap_cpu_ldq_code_x86_64(void *env, uint64_t address)
 {
     uint64_t value;
 
-    return read_block(env, address, &value, 8) ? value : __real_cpu_ldq_code_x86_64(env, address);
+    return fetch(env, address, &value, 8) ? value : __real_cpu_ldq_code_x86_64(env, address);
 }
 
 void __wrap_helper_reset_rf_x86_64(void *env)
@@ -1772,6 +1811,9 @@ static int check_objects(ft_cpu *cpu)
     engine->tcg = FIELD(engine->uc, UC_TCG, char *);
     if (!engine->tcg || FIELD(engine->tcg, TCG_UC, uc_engine *) != engine->uc) {
         return refuse(cpu, "the translator");
+    }
+    if (FIELD(engine->uc, UC_MEMORY_MAPPING, find_mapping *) != find_memory_mapping_x86_64) {
+        return refuse(cpu, "the memory map");
     }
     for (int mode = 0; mode < MMU_MODES; mode++) {
         tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
@@ -1963,6 +2005,9 @@ int ft_engine_open(ft_cpu *cpu)
         return -1;
     }
     FIELD(engine->env, ENV_OWNER, ft_cpu *) = cpu;
+    engine->ram_regions[0] = find_memory_mapping_x86_64(engine->uc, 0);
+    engine->ram_regions[1] = find_memory_mapping_x86_64(engine->uc, FT_HIGH_RAM);
+    FIELD(engine->uc, UC_MEMORY_MAPPING, find_mapping *) = memory_mapping;
     set_features(cpu);
     /* With an exit address of its own, Unicorn walks guest page tables after each run and clobbers CR2. */
     if (uc_ctl_exits_enable(engine->uc) != UC_ERR_OK ||
