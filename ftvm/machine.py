@@ -420,6 +420,11 @@ class Machine:
         return self._start.board
 
     @property
+    def recording(self) -> Recording | None:
+        """What it was made of, if it was."""
+        return self._config.recording
+
+    @property
     def checkpoint_bytes(self) -> int:
         """Memory that all checkpoints take together. Inside a context only."""
         return self._running()[1].kept_bytes()

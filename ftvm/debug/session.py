@@ -11,6 +11,8 @@ The session keeps what entered the machine, and checkpoints. To be somewhere aga
 that place and to let the same enter as before; nothing leaves meanwhile. From the newest place, the *present*, the
 machine is live.
 
+A machine that was made of a recording is in the past from the start: its present is where the recording ends.
+
 Between the verified state at which a fault was rolled back and the sync point that found it, the modules are shown as
 they were: each for itself, with what the fault had made of them. So they are inside of a block. ``compared`` says
 whether the modules stand at a verified state.
@@ -24,10 +26,13 @@ from dataclasses import dataclass
 from ftvm.debug.code import code_address
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
-from ftvm.module.events import DebugHit, DebugWatch
+from ftvm.module import events
+from ftvm.module.events import ColdTlb, DebugHit, DebugWatch
 from ftvm.monitor.checkpoint import Checkpoint, Ending
+from ftvm.monitor.lockstep import Goal
+from ftvm.monitor.recording import Recording
 from ftvm.monitor.recovery import Incident
-from ftvm.monitor.script import LoggedInput, Moment
+from ftvm.monitor.script import LoggedInput, Moment, Place
 from ftvm.units import MIB
 
 CHECKPOINT_S = 0.5
@@ -68,8 +73,14 @@ class Session:
         self._loop.arrived = True  # nothing is known of what was before
         first = self._loop.checkpoint()
         self._logged_before = first.inputs
-        self._present = first.moment
+        self._present = Place(first.moment, 0)
+        self._recording: Recording | None = machine.recording
+        self._explored = first.moment
         self._add(first)
+        if self._recording is not None:
+            self._log += self._recording.inputs
+            self._present = self._recording.last
+            self._play()
         self._loop.on_input.append(self._log.append)
         self._loop.at_sync.append(self._at_sync)
         self._loop.on_incident.append(self._note)
@@ -89,11 +100,11 @@ class Session:
     @property
     def present(self) -> int:
         """The newest position."""
-        return self._present.position
+        return self._present.moment.position
 
     @property
     def in_past(self) -> bool:
-        return self._loop.playing and self._loop.moment < self._present
+        return self._loop.playing and self._place() < self._present
 
     @property
     def compared(self) -> bool:
@@ -102,7 +113,10 @@ class Session:
 
     @property
     def ending(self) -> Ending | None:
-        """How the guest ended, if it stands at its end."""
+        """How the guest ended, if it stands at its end; of a recording: how that ended, where it does."""
+        if self._recording is not None and not self.in_past:
+            end = self._recording.end
+            return Ending("cut-off") if end is None else Ending(end.outcome, end.exit_code)
         return self._loop.ending
 
     @property
@@ -127,7 +141,15 @@ class Session:
         here = self._next_address()
         self._commit_here()
         passed = frozenset(self._passed(here, watch))
-        ending = self.machine.run_until(position, text, timeout_s, watch, passed)
+        end: Moment | int | None = position
+        if self._recording is not None and (position is None or position > self.present):
+            if not self.in_past:
+                return self.ending
+            end = self._present.moment
+        ending = self.machine.run_until(end, text, timeout_s, watch, passed)
+        if self._recording is not None and ending is None and self._loop.moment == end and self.machine.hit is None:
+            self._travel(self._present)
+            ending = self.ending
         self._look_at_present()
         self.hit = self.machine.hit
         self._come_to_breakpoint()
@@ -239,10 +261,11 @@ class Session:
                 "go to the present, or give it read-only disks",
             )
         self._loop.stop_playing()
+        self._recording = None
         del self._log[self._loop.inputs_logged - self._logged_before :]
-        self._present = self._loop.moment
-        self._checkpoints = [kept for kept in self._checkpoints if kept.moment <= self._present]
-        self.episodes = [episode for episode in self.episodes if episode.began < self._present]
+        self._present = self._place()
+        self._checkpoints = [kept for kept in self._checkpoints if self._place_of(kept) <= self._present]
+        self.episodes = [episode for episode in self.episodes if episode.began < self._present.moment]
 
     # ---- how it is done ----
 
@@ -317,6 +340,8 @@ class Session:
         """One instruction on; False where there is none. In the past, modules go on uncompared until something enters:
         to be back at a verified state takes a while there."""
         here = self._farthest()
+        if self._recording is not None and not self.in_past:
+            return False
         self._loop.venture(here[0], 1)
         there = self._farthest()
         if there == here:
@@ -333,10 +358,21 @@ class Session:
         self._look_at_present()
         return ending is None
 
+    def _place(self) -> Place:
+        """Of the verified state."""
+        return Place(self._loop.moment, self._loop.inputs_taken - self._logged_before)
+
+    def _place_of(self, checkpoint: Checkpoint) -> Place:
+        return Place(checkpoint.moment, checkpoint.inputs - self._logged_before)
+
+    def _play(self) -> None:
+        """What entered after this place enters again."""
+        self._loop.play(self._log[self._loop.inputs_logged - self._logged_before :], self._present.moment)
+
     def _commit_here(self) -> None:
         """Stand at a verified state, from which the machine runs as it ran."""
         if self._loop.venturing or self._loop.off_script:
-            self._travel(self._loop.moment, exactly=True)
+            self._travel(self._place(), exactly=True)
 
     def _go_live(self) -> None:
         """What is run after this is new."""
@@ -345,52 +381,72 @@ class Session:
 
     def _arrive(self, position: int) -> Ending | None:
         """Where the guest comes to ``position`` first, verified."""
-        if position <= self._present.position:
+        if position <= self.present:
             self._travel(Moment(position, 0))
             return None
+        if self._recording is not None:
+            self._travel(self._present)
+            return self.ending
         self._go_live()
         ending = self.machine.run_until(position)
         self._look_at_present()
         return ending
 
-    def _travel(self, target: Moment, exactly: bool = False) -> None:
-        """To a moment that is not after the present; virtual time 0 stands for where the guest comes to the position.
+    def _travel(self, target: Moment | Place, exactly: bool = False) -> None:
+        """To a place that is not after the present, or where the guest comes first to a moment, or to a position, for
+        which virtual time 0 stands.
 
         After a venture in the past the TLBs are cold, as they were not then. ``exactly``: not so, since the machine is
         going to be run from here."""
         loop = self._loop
+        to_present = target == self._present
+        if not isinstance(target, Place):
+            target = Place(target, bisect.bisect_left(self._log, target, key=lambda entry: entry.moment))
         if self._is_at(target) and not (exactly and loop.playing and (loop.venturing or loop.off_script)):
             loop.come_back()
             return
         checkpoint = self._checkpoint_before(target)
-        runs_by = loop.playing and not loop.venturing and not loop.off_script and loop.moment <= target
-        if not runs_by or loop.moment < checkpoint.moment:
+        runs_by = loop.playing and not loop.venturing and not loop.off_script and self._place() <= target
+        if not runs_by or self._place() < self._place_of(checkpoint):
             loop.restore(checkpoint, travelling=True)
-        self.machine.play(self._log[loop.inputs_logged - self._logged_before :], self._present)
+        self._play()
         while not self._is_at(target):
-            if self.machine.run_until(target) is not None and not self._is_at(target):
-                raise UsageError(f"the way to {target} was interrupted", f"it stands at {loop.moment}")
+            ending = loop.advance(Goal(target.moment, inputs=target.inputs + self._logged_before))
+            if to_present:  # there may be checkpoints on the way, which are in the log
+                target = self._present
+            if ending is not None and not self._is_at(target):
+                raise UsageError(f"the way to {target.moment} was interrupted", f"it stands at {loop.moment}")
 
-    def _is_at(self, target: Moment) -> bool:
-        here = self._loop.moment
-        return here == target or (target.virtual_ns == 0 and here.position == target.position and self._loop.arrived)
+    def _is_at(self, target: Place) -> bool:
+        here, moment = self._place(), target.moment
+        if here == target:
+            return True
+        return moment.virtual_ns == 0 and here.moment.position == moment.position and self._loop.arrived
 
-    def _checkpoint_before(self, target: Moment) -> Checkpoint:
+    def _checkpoint_before(self, target: Place) -> Checkpoint:
         kept = self._checkpoints
-        after = bisect.bisect_right(kept, target, key=lambda checkpoint: checkpoint.moment)
-        if target.virtual_ns == 0 and after < len(kept):
+        after = bisect.bisect_right(kept, target, key=self._place_of)
+        if target.moment.virtual_ns == 0 and after < len(kept):
             following = kept[after]
-            if following.position == target.position and following.arrived:
+            if following.position == target.moment.position and following.arrived:
                 return following
         return kept[max(0, after - 1)]
 
     def _look_at_present(self) -> None:
         if not self._loop.playing:
-            self._present = self._loop.moment
+            self._present = self._place()
 
     def _at_sync(self) -> None:
-        if not self._loop.playing and time.monotonic() - self._kept_s > CHECKPOINT_S:
-            self._add(self._loop.checkpoint())
+        loop = self._loop
+        new = not loop.playing or (self._recording is not None and loop.moment > self._explored)
+        self._explored = max(self._explored, loop.moment)
+        if new and time.monotonic() - self._kept_s > CHECKPOINT_S:
+            if loop.playing:  # the TLBs are cold at a checkpoint; each time that this place is passed
+                entry = LoggedInput(*loop.moment, True, events.encode([ColdTlb()]))
+                self._log.insert(loop.inputs_logged - self._logged_before, entry)
+                self._present = Place(self._present.moment, self._present.inputs + 1)
+                self._play()
+            self._add(loop.checkpoint())
 
     def _add(self, checkpoint: Checkpoint) -> None:
         self._kept_s = time.monotonic()

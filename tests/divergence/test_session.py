@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from ftvm.debug import session as debug
 from ftvm.debug.session import Session
 from ftvm.errors import UsageError
+from ftvm.machine import Machine, MachineConfig
+from ftvm.monitor import recording as recordings
 from tests.divergence.machines import build, golden
 
 END = 6_000_000
@@ -203,3 +206,47 @@ def test_checkpoints_take_only_so_much_memory(monkeypatch: pytest.MonkeyPatch) -
         for position in (3, 777_777, 1_999_999):
             session.goto(position)
             assert machine.digest == straight([position])[position]
+
+
+def test_a_recording_can_be_gone_through_back_and_forth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debug, "CHECKPOINT_S", 0.05)
+    result = build("workload", record=tmp_path / "run", **WORKLOAD).run()
+    chosen = random.Random(3)
+    positions = [chosen.randrange(1, result.blocks) for _ in range(20)]
+    digests = straight(positions)
+    recording = recordings.load(tmp_path / "run")
+    with Machine(MachineConfig.replay(recording, modules=2)) as machine:
+        session = Session(machine)
+        assert session.in_past and session.present == result.blocks
+        for position in positions:
+            session.goto(position)
+            assert machine.digest == digests[position]
+        session.step_instructions(5)
+        session.back_instructions(3)
+        assert session.run(text="sieve") is None
+        assert machine.console.endswith(b"sieve")
+        end = session.run()
+        assert end is not None and (end.outcome, end.exit_code) == ("exit", 0)
+        assert (machine.digest, session.in_past) == (result.state_digest, False)
+        assert session.run() == end, "there is nothing beyond the end"
+        assert session.step_instructions() == end
+        assert session.goto(result.blocks + 5) == end
+        session.goto(1)
+        assert machine.digest == straight([1])[1]
+        assert len(session.checkpoints) > 3
+
+
+def test_a_recorded_conversation_is_the_same_from_any_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debug, "CHECKPOINT_S", 0.0)
+    for session, shown in talk(True, record=tmp_path / "run"):
+        session.machine.send_console(b"q")
+        session.run()
+        digest, console = session.machine.digest, bytes(shown)
+    recording = recordings.load(tmp_path / "run")
+    with Machine(MachineConfig.replay(recording, epoch_blocks=500)) as machine:
+        session = Session(machine)
+        session.run(text="abc")
+        for position in (session.position, session.position - 100, session.checkpoints[0]):
+            session.goto(position)
+        session.goto_present()
+        assert (machine.digest, machine.console) == (digest, console)
