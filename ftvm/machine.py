@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
@@ -28,20 +28,22 @@ from ftvm.display.picture import png
 from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
+from ftvm.faults.notation import format_fault
 from ftvm.management import ManagedDisk, Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
 from ftvm.module import events
-from ftvm.module.board import BoardConfig
-from ftvm.module.events import DebugHit, DebugWatch
-from ftvm.module.link import Fault, FaultTarget, RamBit, RegisterBit, Snapshot
-from ftvm.module.registers import register
+from ftvm.module.board import BoardConfig, unplugged
+from ftvm.module.events import DebugHit, DebugWatch, FaultStruck
+from ftvm.module.fault import ALWAYS, AtPosition, Change, Fault, Leg, Operation, Target
+from ftvm.module.fault_check import check
+from ftvm.module.link import Snapshot
 from ftvm.monitor import savefile
 from ftvm.monitor.bays import Bays, DiskFiles
 from ftvm.monitor.block import Block
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.console import Console
 from ftvm.monitor.devices import Devices
-from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
+from ftvm.monitor.eventlog import FAULT_INJECTED, SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Goal, Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
@@ -165,12 +167,23 @@ class DivergenceReport:
 
 
 @dataclass(frozen=True)
+class FaultReport:
+    """A fault that was injected: in the notation of docs/fault-plans.md, the position at which it was first due, and
+    what there is to say about it."""
+
+    fault: str
+    position: int
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What ``ftvm run --json`` writes.
 
     ``outcome`` is exit, stopped, timeout, halted, crash or fail-stop. ``exit_code`` is what the guest wrote to the
     debug-exit port, else None. ``state_digest`` is a hash over the architectural state, chips and RAM of the
-    final verified state: equal for equal runs, whatever the epoch length or the number of modules.
+    final verified state: equal for equal runs, whatever the epoch length or the number of modules. ``faults`` are those
+    that were injected, in the order in which they were due.
     """
 
     version: int
@@ -185,6 +198,7 @@ class RunResult:
     virtual_s: float
     longest_pause_ms: float
     state_digest: str
+    faults: list[FaultReport] = field(default_factory=list)
 
     def to_json(self) -> bytes:
         """One JSON object with exactly the fields above."""
@@ -228,6 +242,8 @@ class Machine:
         self._poller = Poller()
         self._stop = threading.Event()
         self._faults: list[Fault] = []
+        self._struck: list[FaultReport] = []
+        self._fault_number = max((fault.number for fault in self._start.expected_faults()), default=0)
         self._service: Service | None = None
         self._image: VerifiedImage | None = None
         self._lockstep: Lockstep | None = None
@@ -292,6 +308,7 @@ class Machine:
             until_s=None if config.timeout_s is None else self._began_s + config.timeout_s,
             real_time=config.real_time,
             interactive=config.interactive,
+            on_fault=self._note_fault,
         )
         if config.event_log is not None:
             resources.callback(EventFile(str(config.event_log), self._log).close)
@@ -345,6 +362,7 @@ class Machine:
             virtual_s=image.virtual_ns() / 1e9,
             longest_pause_ms=lockstep.longest_pause_s * 1e3,
             state_digest=image.digest(),
+            faults=self._struck[:],
         )
 
     def run_until(
@@ -475,7 +493,7 @@ class Machine:
             raise UsageError("nothing to save: the machine has not begun to run")
         if lockstep.finished:
             raise UsageError("nothing to save: the guest ended by itself")
-        snapshot = Snapshot(image.arch, image.board)
+        snapshot = lockstep.resumable()
         start = self._start
         inputs, kicked = lockstep.unseen()
         if keys := self._console.keys_waiting():
@@ -566,31 +584,48 @@ class Machine:
         """Forget ``fd``; for a callback that met the end of its file."""
         self._poller.unwatch(fd)
 
-    def inject(self, module: int, position: int, target: FaultTarget, stuck_at: int | None = None) -> None:
-        """Flip the bit ``target`` in one module when it stands exactly at ``position``. Before the machine runs,
-        between two stretches, or from a callback.
+    @overload
+    def inject(self, fault: Fault) -> None: ...
+    @overload
+    def inject(self, fault: int, position: int, target: Target, stuck_at: int | None = None) -> None: ...
+    def inject(
+        self, fault: Fault | int, position: int = 0, target: Target | None = None, stuck_at: int | None = None
+    ) -> None:
+        """Let a fault happen (ftvm/faults/). Before the machine runs, between two stretches, or from a callback.
 
-        With ``stuck_at`` (0 or 1) the bit keeps that value from then on, as a broken wire would. Raises UsageError for
-        a module, register, bit or position that is not there, or not there any more.
+        In short: (module, position, target), to flip the bit ``target`` in one module when it stands exactly at
+        ``position``; with ``stuck_at`` (0 or 1) the bit keeps that value from then on, as a broken wire would.
+
+        Raises UsageError for a module, register, bit or position that is not there, or not there any more.
         """
-        if position < self.position:
-            raise UsageError(f"a fault at {position}", f"the machine is at {self.position} already")
-        if not 0 <= module < self._config.modules:
-            raise UsageError(f"a fault in module {module}", f"this machine has modules 0 to {self._config.modules - 1}")
-        match target:
-            case RegisterBit(name, bit):
-                if not 0 <= bit < register(name).size * 8:
-                    raise UsageError(f"register {name} has no bit {bit}", f"it has {register(name).size * 8} bits")
-            case RamBit(offset, bit):
-                if not (0 <= offset < self._config.memory_bytes and 0 <= bit < 8):
-                    raise UsageError(
-                        f"no bit {bit} of a byte at RAM offset {offset:#x}", "bits are 0 to 7 of each byte"
-                    )
-        fault = Fault(module, position, target, stuck_at)
+        if not isinstance(fault, Fault):
+            assert target is not None
+            stuck = {0: Operation.CLEAR, 1: Operation.SET}
+            change = Change() if stuck_at is None else Change(stuck[stuck_at])
+            fault = Fault(fault, AtPosition(position), target, change, lasting=0 if stuck_at is None else ALWAYS)
+        if isinstance(fault.when, AtPosition) and fault.when.position < self.position:
+            raise UsageError(f"a fault at {fault.when.position}", f"the machine is at {self.position} already")
+        if fault.module is not None and not 0 <= fault.module < self._config.modules:
+            raise UsageError(
+                f"a fault in module {fault.module}", f"this machine has modules 0 to {self._config.modules - 1}"
+            )
+        check(fault, self._config.memory_bytes, unplugged(self._start.board).chips)
+        self._fault_number += 1
+        numbered = msgspec.structs.replace(fault, number=self._fault_number)
         if self._lockstep is None:
-            self._faults.append(fault)
+            self._faults.append(numbered)
         else:
-            self._lockstep.inject([fault])
+            self._lockstep.inject([numbered])
+
+    def _note_fault(self, struck: FaultStruck) -> None:
+        """A fault was due, in the past of the verified state."""
+        fault = struck.fault
+        report = FaultReport(format_fault(fault), struck.position, _note_on(fault, self._config.modules))
+        if fault.every and any(earlier.fault == report.fault for earlier in self._struck):
+            return
+        self._struck.append(report)
+        subject = "machine" if fault.module is None else f"module {fault.module}"
+        self._log.emit(FAULT_INJECTED, subject, reason=f"injected at {struck.position}: {report.fault}")
 
     def _verified_board(self) -> bytes:
         return b"" if self._image is None else self._image.board
@@ -655,6 +690,12 @@ class Machine:
     def screenshot(self) -> bytes:
         """The same as a picture: a PNG file of 720 x 400 pixels."""
         return png(self.screen())
+
+
+def _note_on(fault: Fault, modules: int) -> str | None:
+    if fault.module is None and modules > 1 and not isinstance(fault.target, Leg):
+        return "in all modules alike: no comparison can see it"
+    return None
 
 
 def _start_state(config: MachineConfig) -> StartState:

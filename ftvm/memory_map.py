@@ -44,3 +44,8 @@ def ram_offset(gpa: int, ram_bytes: int) -> int | None:
     if HIGH_RAM <= gpa < HIGH_RAM + ram_bytes - LOW_RAM_LIMIT:
         return gpa - HIGH_RAM + LOW_RAM_LIMIT
     return None
+
+
+def physical(offset: int) -> int:
+    """The guest physical address of an offset into RAM."""
+    return offset if offset < LOW_RAM_LIMIT else offset - LOW_RAM_LIMIT + HIGH_RAM

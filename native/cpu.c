@@ -68,6 +68,7 @@ void ft_cpu_close(ft_cpu *cpu)
         ft_engine_close(cpu);
         free(cpu->page_dirty);
         free(cpu->own_pages);
+        free(cpu->forces);
         free(cpu);
     }
 }
@@ -295,18 +296,18 @@ void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch)
     ft_engine_flush_tlb(cpu);
 }
 
-int ft_cpu_flip_register(ft_cpu *cpu, uint64_t offset, uint32_t bit)
+int ft_cpu_write_state(ft_cpu *cpu, uint64_t offset, const void *data, uint64_t bytes)
 {
-    ft_arch before, flipped;
+    ft_arch before, changed;
 
-    if (offset >= sizeof(ft_arch) || bit > 7) {
+    if (offset > sizeof(ft_arch) || bytes > sizeof(ft_arch) - offset) {
         return -1;
     }
     ft_cpu_save(cpu, &before);
-    flipped = before;
-    ((uint8_t *)&flipped)[offset] ^= (uint8_t)(1u << bit);
-    load_state(cpu, &flipped);
-    if (ft_paging_differs(&flipped, &before)) {
+    changed = before;
+    memcpy((uint8_t *)&changed + offset, data, bytes);
+    load_state(cpu, &changed);
+    if (ft_paging_differs(&changed, &before)) {
         ft_engine_flush_tlb(cpu);
     }
     return 0;
@@ -372,11 +373,20 @@ void ft_cpu_flush_tlb(ft_cpu *cpu)
     ft_engine_flush_tlb(cpu);
 }
 
+int ft_cpu_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask)
+{
+    return ft_engine_flip_tlb(cpu, linear, mask);
+}
+
 static int force(ft_cpu *cpu, ft_force added, uint64_t bytes)
 {
-    if (added.offset >= bytes || cpu->force_count == FT_MAX_FORCES) {
+    ft_force *forces;
+
+    if (added.offset >= bytes ||
+        !(forces = realloc(cpu->forces, (cpu->force_count + 1) * sizeof(*cpu->forces)))) {
         return -1;
     }
+    cpu->forces = forces;
     cpu->forces[cpu->force_count++] = added;
     return 0;
 }
@@ -389,6 +399,11 @@ int ft_cpu_force_register(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_
 int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask)
 {
     return force(cpu, (ft_force){true, offset, and_mask, or_mask}, cpu->ram_bytes);
+}
+
+void ft_cpu_clear_forces(ft_cpu *cpu)
+{
+    cpu->force_count = 0;
 }
 
 bool ft_cpu_apply_forces(const ft_cpu *cpu, bool in_ram, uint8_t *bytes)

@@ -49,8 +49,6 @@ typedef struct {
     uint8_t and_mask, or_mask;
 } ft_force;
 
-#define FT_MAX_FORCES 16
-
 /* See debug.c. `before` are the bytes of a value watch when the run began. */
 typedef struct {
     uint32_t kind, access;
@@ -102,7 +100,7 @@ struct ft_cpu {
     uint32_t *own_pages;
     uint32_t own_count;
 
-    ft_force forces[FT_MAX_FORCES];
+    ft_force *forces;
     unsigned force_count;
 
     ft_debug debug;
@@ -184,6 +182,7 @@ bool ft_cpu_apply_forces(const ft_cpu *cpu, bool in_ram, uint8_t *bytes);
 void ft_engine_rearm_dirty_log(ft_cpu *cpu);
 void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages);
 void ft_engine_flush_tlb(ft_cpu *cpu);
+bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask);
 
 /* ---- debug.c --------------------------------------------------------------------------- */
 

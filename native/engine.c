@@ -210,6 +210,7 @@ void page_collection_unlock_x86_64(void *pages);
 
 void tlb_init_x86_64(void *cpu);
 void tlb_flush_x86_64(void *cpu);
+void tb_flush_jmp_cache_x86_64(void *cpu, uint64_t address);
 void tlb_reset_dirty_x86_64(void *cpu, uint64_t host_start, uint64_t length);
 void tb_invalidate_phys_page_range_x86_64(void *uc, uint64_t start, uint64_t end);
 uint64_t qemu_ram_addr_from_host_x86_64(void *uc, void *host);
@@ -910,6 +911,38 @@ void ft_engine_flush_tlb(ft_cpu *cpu)
     }
     tlb_init_x86_64(engine->cpu);
     clock_owner = NULL;
+}
+
+/*
+ * A fault in the TLB: set up once more what it holds for the address, with some bits wrong. Stores through it are logged
+ * for the page that they really go to. The jump cache would know the old translation.
+ */
+bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask)
+{
+    enum { INVALID = 1 << 11, WRITABLE = 2, READ = 1, WRITE = 2 };
+    const uint64_t frame = ((1ull << FT_PHYSICAL_BITS) - 1) & ~(uint64_t)(FT_PAGE_BYTES - 1);
+    uint64_t page = linear & ~(uint64_t)(FT_PAGE_BYTES - 1);
+    ft_engine *engine = cpu->engine;
+    bool found = false;
+
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
+        tlb_entry held = fast->table[(page >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry))];
+        uint64_t tags = ~(uint64_t)(FT_PAGE_BYTES - 1) | INVALID;
+        int prot = ((held.addr_read & tags) == page ? READ : 0) |
+                   ((held.addr_write & tags) == page ? WRITE : 0) |
+                   ((held.addr_code & tags) == page ? PROT_EXECUTE : 0);
+
+        if (prot == 0) {
+            continue;
+        }
+        found = true;
+        prot ^= mask & WRITABLE ? WRITE : 0;
+        __real_tlb_set_page_with_attrs_x86_64(engine->cpu, page, (held.paddr ^ mask) & frame, 0, prot, mode,
+                                              FT_PAGE_BYTES);
+    }
+    tb_flush_jmp_cache_x86_64(engine->cpu, linear);
+    return found;
 }
 
 /* ---- Data breakpoints (SDM vol. 3, 18.2): Unicorn has cut them out, but still asks ---------------------------- */

@@ -150,15 +150,21 @@ void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
 void ft_cpu_invalidate_pages(ft_cpu *cpu, const uint32_t *pages, uint32_t count);
 void ft_cpu_flush_tlb(ft_cpu *cpu);
 
-/* Flip bit `bit` (0..7) of the byte at `offset` in ft_arch; between runs. The TLB stays as it is unless paging changed. */
-int ft_cpu_flip_register(ft_cpu *cpu, uint64_t offset, uint32_t bit);
+/* Put bytes into the state at `offset` in ft_arch; between runs. The TLB stays as it is unless paging changed. */
+int ft_cpu_write_state(ft_cpu *cpu, uint64_t offset, const void *data, uint64_t bytes);
+/*
+ * Flip bits of what the TLB holds for a linear address, as a fault would: 12..39 of the physical address, 1 = may be
+ * written (a right that is missing only makes the engine look again). 1 if it holds something, else 0.
+ */
+int ft_cpu_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask);
 /*
  * Stuck-at faults: from now on the byte of the architectural state at `offset` in ft_arch, or of RAM, is forced to
  * (value & and_mask) | or_mask at every block entry. A stuck memory cell is no store: it is not logged. -1: no such
- * byte, or too many. ft_cpu_load() does not undo them.
+ * byte, or no memory. ft_cpu_load() does not undo them.
  */
 int ft_cpu_force_register(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
 int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
+void ft_cpu_clear_forces(ft_cpu *cpu);
 
 /* ---- Looking on (debug.c) ---------------------------------------------------------------- */
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from ftvm.campaign.experiment import Experiment, Trial
 from ftvm.campaign.guest import config_of, symbols_of
 from ftvm.campaign.outcome import classify, classify_alone
@@ -18,7 +20,8 @@ from ftvm.campaign.space import decode_fault
 from ftvm.campaign.work import Golden
 from ftvm.errors import HostError, UnusableFile
 from ftvm.machine import Machine
-from ftvm.module.link import Fault, RamBit, Snapshot
+from ftvm.module.fault import Fault, RamBit
+from ftvm.module.link import Snapshot
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, Event
 from ftvm.monitor.recovery import Incident
@@ -263,7 +266,7 @@ class Rig:
             converged=course.converged,
             wall_ms=round(wall_s * 1e3, 3),
         )
-        if not stand.whole() or fault.stuck_at is not None:
+        if not stand.whole():
             self._stands.pop(column).close()
         return trial
 
@@ -277,7 +280,7 @@ class Rig:
 def inject(machine: Machine, experiment: Experiment, column: Column) -> None:
     """Tell a machine that stands at the experiment's position, or before it, of its fault."""
     fault = decode_fault(experiment.fault)
-    machine.inject(0 if column == "simplex" else fault.module, fault.position, fault.target, fault.stuck_at)
+    machine.inject(msgspec.structs.replace(fault, module=0) if column == "simplex" else fault)
 
 
 def _address(fault: Fault, machine: Machine) -> int:

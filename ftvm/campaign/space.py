@@ -18,7 +18,7 @@ from ftvm.campaign.statistics import sample_size
 from ftvm.campaign.targets import Target, targets
 from ftvm.campaign.work import Golden
 from ftvm.errors import UsageError
-from ftvm.module.link import Fault
+from ftvm.module.fault import AtPosition, Fault
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_fault = msgspec.msgpack.Decoder(Fault).decode
@@ -96,5 +96,5 @@ class Space:
             target=target.name,
             bit=bit,
             kind=self._plan.fault[stratum.group].kind,
-            fault=_encode(Fault(module, position, struck)),
+            fault=_encode(Fault(module, AtPosition(position), struck)),
         )

@@ -13,7 +13,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from ftvm.errors import UsageError
 from ftvm.memory_map import ram_offset
-from ftvm.module.link import FaultTarget, RamBit, RegisterBit
+from ftvm.module.fault import RamBit, RegisterBit
 from ftvm.module.registers import REGISTERS
 
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
@@ -29,7 +29,7 @@ class Target:
     bits: int
     first: int | None = None
 
-    def bit(self, index: int) -> tuple[FaultTarget, int]:
+    def bit(self, index: int) -> tuple[RegisterBit | RamBit, int]:
         """The bit of that index, and its number within its register or byte."""
         if self.first is None:
             return RegisterBit(self.name, index), index

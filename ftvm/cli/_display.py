@@ -12,6 +12,7 @@ from ftvm.display.terminal_keys import TerminalKeys
 from ftvm.errors import UsageError
 from ftvm.machine import Machine, RunResult
 from ftvm.monitor.eventlog import (
+    FAULT_INJECTED,
     LEG_FAILED,
     LEG_FAULT,
     LEG_JOINED,
@@ -31,7 +32,7 @@ HOLD_S = 0.15
 
 SHOWN = frozenset(
     {MODULE_FAILED, MODULE_FAULT, MODULE_JOINED, MODULE_PULLED, LEG_FAILED, LEG_FAULT, LEG_JOINED, LEG_PULLED}
-    | {RECORD_FAILED}
+    | {FAULT_INJECTED, RECORD_FAILED}
 )
 """Events that a person at the console should see at once."""
 

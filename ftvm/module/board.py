@@ -12,7 +12,10 @@ from typing import Annotated, Any, Protocol, cast
 
 import msgspec
 
+from ftvm.errors import UsageError
 from ftvm.memory_map import IO_APIC, PCI_WINDOW
+from ftvm.module import agenda, fault_check
+from ftvm.module.agenda import Agenda
 from ftvm.module.chips import lapic, pic
 from ftvm.module.chips.acpi_pm import SMI_COMMAND as SMI_COMMAND_OFFSET
 from ftvm.module.chips.acpi_pm import SMI_PORTS, AcpiPm
@@ -56,6 +59,7 @@ from ftvm.module.events import (
     DeviceBroken,
     DeviceIn,
     DriverFault,
+    ExpectFaults,
     GuestExit,
     Input,
     KeyboardIn,
@@ -68,6 +72,7 @@ from ftvm.module.events import (
     TimePassed,
     TimeWatch,
 )
+from ftvm.module.fault import Fault
 from ftvm.platform_ports import (
     COM1,
     COM1_IRQ,
@@ -106,6 +111,8 @@ DISK_BAYS = 3
 
 _BAR_SPACING = 64 * KIB  # between the addresses that BARs get at reset
 _BARS_PER_SLOT = 8
+
+_NO_FAULTS = msgspec.msgpack.encode(agenda.AgendaState())
 
 _CASCADE = 2  # the master's input that the slave drives
 _PAGE_SHIFT = PAGE_BYTES.bit_length() - 1
@@ -148,6 +155,7 @@ class StopKind(IntEnum):
     CRASH = 5  # triple fault
     ENGINE = 6  # the CPU engine failed; ``detail`` says how
     DEBUG = 7  # what a DebugWatch looks for; ``detail`` is a DebugHit
+    FAULT = 8  # a fault is due; inside a module only (ftvm/module/injector.py)
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,7 @@ class Board:
         self._byte_ports: dict[int, _Place] = {}
         self._wide_ports: dict[int, _Place] = {}  # 16- and 32-bit accesses that must not be split
         self._pages: dict[int, _Place] = {}
+        self.agenda = Agenda(cpu.position, cpu.request_stop)
         self._build()
         self._set_up()
         cpu.connect(self)
@@ -501,6 +510,8 @@ class Board:
         """
         cpu = self._cpu
         self._begin()
+        if self._output_due():  # a fault came first
+            return Stop(StopKind.OUTPUT)
         while cpu.position() < until or cpu.instruction():
             stop = self._run_cpu(until)
             if (ends := self._look(stop, cpu.position() < until)) is not None:
@@ -553,7 +564,9 @@ class Board:
             return Stop(StopKind.ENGINE, detail=cpu.error())
         if stop == STOP_DEBUG:
             return Stop(StopKind.DEBUG, detail=cpu.hit().encode())
-        if self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES or self._watched_text_came():
+        if self.agenda.due:
+            return Stop(StopKind.FAULT)
+        if self._output_due():
             return Stop(StopKind.OUTPUT)
         if stop == STOP_HALT and not acted and more:
             waits = self._wait()
@@ -582,6 +595,8 @@ class Board:
                 self._watched_ns = event.virtual_ns
             elif isinstance(event, DebugWatch):
                 self._looked_for = event
+            elif isinstance(event, ExpectFaults):
+                self.agenda.expect(event.faults)
 
     def _device_in(self, event: DeviceIn) -> None:
         for offset, data in event.writes:
@@ -603,6 +618,15 @@ class Board:
                 self.devices[event.device]  # LookupError
             elif isinstance(event, TextWatch | TimeWatch | DebugWatch):
                 raise ValueError("nothing that enters the guest")
+            elif isinstance(event, ExpectFaults):
+                self._check_faults(event.faults)
+
+    def _check_faults(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            try:
+                fault_check.check(fault, self._config.ram_bytes, self.chips)
+            except UsageError as error:
+                raise ValueError(error.message) from error
 
     def take_outputs(self) -> list[Output]:
         """Everything since the last call, in order."""
@@ -618,15 +642,25 @@ class Board:
 
         Outputs are not part of it; they must have been taken.
         """
-        return msgspec.msgpack.encode({name: part.state for name, part in self._parts()})
+        states = {name: part.state for name, part in self._parts()}
+        if self.agenda.state.expected:
+            states[agenda.PART] = self.agenda.state
+        return msgspec.msgpack.encode(states)
 
     def load(self, saved: bytes) -> None:
         """Become what ``save`` returned, on a board of the same configuration; outputs are forgotten."""
         states = msgspec.msgpack.decode(saved, type=dict[str, msgspec.Raw])
         for name, part in self._parts():
             part.state = msgspec.msgpack.decode(states[name], type=type(part.state))
+        self.agenda.state = msgspec.msgpack.decode(states.get(agenda.PART, _NO_FAULTS), type=agenda.AgendaState)
+        self._check_faults([expected.fault for expected in self.agenda.state.expected])
+        self.agenda.loaded()
         self.take_outputs()
         self._exiting = False
+        self.state_changed()
+
+    def state_changed(self) -> None:
+        """The state of a chip was changed behind its back: what hangs on it follows."""
         self._remap()
         self._cpu.set_interrupt_line(self._lapic.state.output)
 
@@ -660,7 +694,8 @@ class Board:
 
     def _next_event_ns(self) -> int | None:
         events = [event for chip, _ in self._timed if (event := chip.next_event_ns()) is not None]
-        return min(events, default=None)
+        fault_ns = self.agenda.next_ns()
+        return min(events if fault_ns is None else [*events, fault_ns], default=None)
 
     def _event_position(self) -> int | None:
         """The position at which the next event of a chip is due: the first block entry that is not before it."""
@@ -678,6 +713,7 @@ class Board:
             if event_ns is not None and event_ns <= now_ns:
                 chip.advance(now_ns)
                 acted = True
+        self.agenda.pass_time(now_ns)
         return acted
 
     def _wait(self) -> Stop | None:
@@ -709,10 +745,14 @@ class Board:
     def _serial_out(self, byte: int) -> None:
         self._console_out("serial", byte)
         self._script.watch(byte)
+        self.agenda.see_text(byte)
         if self._watched is not None and not self._watched_text_came():
             self._matched = self._watched.advance(self._matched, byte)
             if self._watched_text_came():
                 self._cpu.request_stop()
+
+    def _output_due(self) -> bool:
+        return self._kicked or self._text_bytes > OUTPUT_LIMIT_BYTES or self._watched_text_came()
 
     def _watched_text_came(self) -> bool:
         return self._watched is not None and self._matched == len(self._watched)
@@ -734,15 +774,18 @@ class Board:
     def _kick(self, kick: QueueKick) -> None:
         """A device is to be served: the epoch ends at the next block entry."""
         if kick not in self._outputs:
-            self._end_text()
-            self._outputs.append(kick)
+            self.tell(kick)
         self._kicked = True
         self._cpu.request_stop()
 
-    def _leave(self, output: Output) -> None:
-        """The run ends at the next block entry."""
+    def tell(self, output: Output) -> None:
+        """Something that is to be compared with the other modules' and to leave the machine."""
         self._end_text()
         self._outputs.append(output)
+
+    def _leave(self, output: Output) -> None:
+        """The run ends at the next block entry."""
+        self.tell(output)
         self._exiting = True
         self._cpu.request_stop()
 

@@ -191,21 +191,30 @@ class Cpu:
     def flush_tlb(self) -> None:
         lib.ft_cpu_flush_tlb(self._cpu)
 
-    def flip_register(self, offset: int, bit: int) -> None:
-        """Flip bit ``bit`` (0..7) of the byte at ``offset`` of the architectural state; between runs."""
-        if lib.ft_cpu_flip_register(self._cpu, offset, bit) != 0:
-            raise IndexError(f"byte {offset:#x} is not in the architectural state")
+    def write_state(self, offset: int, data: bytes) -> None:
+        """Put ``data`` into the architectural state, from byte ``offset`` of ft_arch on; between runs."""
+        if lib.ft_cpu_write_state(self._cpu, offset, data, len(data)) != 0:
+            raise IndexError(f"bytes {offset:#x} + {len(data)} are not in the architectural state")
 
-    def force_register(self, offset: int, bit: int, value: int) -> None:
-        """A stuck-at fault: bit ``bit`` (0..7) of the byte at ``offset`` of the architectural state is ``value``."""
-        self._force(lib.ft_cpu_force_register, offset, bit, value)
+    def flip_tlb(self, linear: int, mask: int) -> bool:
+        """Flip bits of what the TLB holds for a linear address, see ft_cpu_flip_tlb(); False if that is nothing."""
+        return bool(lib.ft_cpu_flip_tlb(self._cpu, linear, mask))
 
-    def force_ram(self, offset: int, bit: int, value: int) -> None:
+    def force_register(self, offset: int, keep: int, put: int) -> None:
+        """From now on the byte at ``offset`` of the architectural state is ``value & keep | put`` at every block
+        entry."""
+        self._force(lib.ft_cpu_force_register, offset, keep, put)
+
+    def force_ram(self, offset: int, keep: int, put: int) -> None:
         """The same for a byte of RAM."""
-        self._force(lib.ft_cpu_force_ram, offset, bit, value)
+        self._force(lib.ft_cpu_force_ram, offset, keep, put)
 
-    def _force(self, force: Any, offset: int, bit: int, value: int) -> None:
-        if force(self._cpu, offset, 0xFF if value else 0xFF ^ 1 << bit, 1 << bit if value else 0) != 0:
+    def clear_forces(self) -> None:
+        """No byte is forced any more."""
+        lib.ft_cpu_clear_forces(self._cpu)
+
+    def _force(self, force: Any, offset: int, keep: int, put: int) -> None:
+        if force(self._cpu, offset, keep, put) != 0:
             raise IndexError(f"byte {offset:#x} cannot be forced")
 
     def _fail(self, error: BaseException) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import msgspec
 
+from ftvm.module.fault import Fault
+
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 RamOffset = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -55,6 +57,13 @@ class DriverFault(Output, frozen=True, array_like=True, tag="driver-fault"):
 
     device: str
     reason: str
+
+
+class FaultStruck(Output, frozen=True, array_like=True, tag="fault"):
+    """``fault`` was due at ``position``."""
+
+    fault: Fault
+    position: int
 
 
 class Input(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -155,9 +164,10 @@ class DebugWatch(Input, frozen=True, array_like=True, tag="debug-watch"):
     linear: list[tuple[int, int, int]] = []
 
 
-_outputs = msgspec.msgpack.Decoder(
-    list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText | QueueKick | DriverFault]
-)
+class ExpectFaults(Input, frozen=True, array_like=True, tag="faults"):
+    """Faults that are to happen from now on."""
+
+    faults: list[Fault]
 
 
 class TimeWatch(Input, frozen=True, array_like=True, tag="time-watch"):
@@ -166,8 +176,22 @@ class TimeWatch(Input, frozen=True, array_like=True, tag="time-watch"):
     virtual_ns: int
 
 
+_outputs = msgspec.msgpack.Decoder(
+    list[ConsoleOut | GuestExit | PowerOff | ResetRequest | StopText | QueueKick | DriverFault | FaultStruck]
+)
 _inputs = msgspec.msgpack.Decoder(
-    list[ConsoleIn | KeyboardIn | TimePassed | DeviceIn | DeviceBroken | ColdTlb | TextWatch | TimeWatch | DebugWatch]
+    list[
+        ConsoleIn
+        | KeyboardIn
+        | TimePassed
+        | DeviceIn
+        | DeviceBroken
+        | ColdTlb
+        | TextWatch
+        | TimeWatch
+        | DebugWatch
+        | ExpectFaults
+    ]
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -4,13 +4,17 @@ A module gets a ``Setup`` over a socket, after LENGTH_BYTES of its length, and a
 and reports alternate in the mailbox; the socket stays open as long as the monitor lives.
 """
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import msgspec
 
 from ftvm._native import ffi, lib
 from ftvm.module.board import BoardConfig
+from ftvm.module.fault import Fault as Fault
+from ftvm.module.fault import RamBit as RamBit
+from ftvm.module.fault import RegisterBit as RegisterBit
+from ftvm.module.fault import Target as FaultTarget  # noqa: F401
 
 LENGTH_BYTES = 8
 ANSWER_BYTES = 65536
@@ -27,43 +31,8 @@ class CommandKind(IntEnum):
     RUN = 1  # take the inputs in the payload, then run to the target
     LOAD = 2  # become the state in the Load in the payload; the monitor has put RAM right
     FLUSH_TLB = 3  # start with a cold TLB, because another module does (UNICORN: accessed bits)
-    INJECT = 4  # remember the faults in the payload
+    RUN_AGAIN = 4  # as RUN, but the faults that are due were there when this epoch ran before
     STEP = 5  # take the inputs, then run so many instructions as the target says; see Board.step
-
-
-class RegisterBit(msgspec.Struct, frozen=True, tag="register"):
-    """Bit ``bit`` of the register ``name`` (ftvm/module/registers.py)."""
-
-    name: str
-    bit: int
-
-
-class RamBit(msgspec.Struct, frozen=True, tag="ram"):
-    """Bit ``bit`` (0..7) of the byte at ``offset`` in RAM.
-
-    ``logged``: enter the page in the dirty log, as no store does it. Otherwise the flip stays unseen until the page is
-    written, its content is read into a register, or a scrub compares it.
-    """
-
-    offset: int
-    bit: int
-    logged: bool = False
-
-
-FaultTarget = RegisterBit | RamBit
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """Flip ``target`` once in ``module``, when it stands exactly at ``position``.
-
-    With ``stuck_at`` (0 or 1) the bit has that value from then on, at every block entry. All modules are told, so that
-    all stop there.
-    """
-
-    module: int
-    position: int
-    target: FaultTarget
-    stuck_at: int | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -73,12 +42,21 @@ class Snapshot(msgspec.Struct, frozen=True):
     board: bytes
 
 
+class Release(StrEnum):
+    """Of bits that faults hold in a module. Rolling back lets none go."""
+
+    NONE = "none"
+    LATER = "later"  # those that were not held yet at the position that it comes to: it goes back in time
+    ALL = "all"  # it is other hardware
+
+
 class Load(msgspec.Struct, frozen=True):
     """What a module becomes. ``pages``: the only ones in which RAM may differ from what the module saw there before, as
-    ``uint32_t`` in native order; None: all may."""
+    ``uint32_t`` in native order; None: all may. ``release``: which of the bits that faults hold in it are let go."""
 
     snapshot: Snapshot
     pages: bytes | None = None
+    release: Release = Release.NONE
 
 
 class Descriptors(msgspec.Struct, frozen=True):

@@ -18,24 +18,20 @@ from ftvm.errors import FtvmError
 from ftvm.module import events, jail
 from ftvm.module.board import Board, Stop, StopKind
 from ftvm.module.cpu import Cpu
+from ftvm.module.injector import Injector
 from ftvm.module.link import (
     LENGTH_BYTES,
     CommandKind,
-    Fault,
-    FaultTarget,
     Load,
     ModuleEnd,
-    RamBit,
     Setup,
     SetupAnswer,
     Snapshot,
     mailbox_bytes,
 )
-from ftvm.module.registers import register
 
 _decode_setup = msgspec.msgpack.Decoder(Setup).decode
 _decode_load = msgspec.msgpack.Decoder(Load).decode
-_decode_faults = msgspec.msgpack.Decoder(list[Fault]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -43,9 +39,7 @@ class Module:
     """A board with its CPU and RAM, driven by commands."""
 
     def __init__(self, setup: Setup) -> None:
-        self._index = setup.index
         self._spins = setup.spins
-        self._faults: list[Fault] = []
         inherited = setup.descriptors
         self._ram = mmap.mmap(inherited.ram, setup.ram_bytes)
         mailbox = mmap.mmap(inherited.mailbox, mailbox_bytes(setup.ram_bytes))
@@ -53,6 +47,7 @@ class Module:
         self._cpu = Cpu(self._ram)
         self._cpu.set_dirty_log(self._link.written_pages, self._link.written_count)
         self._board = Board(setup.board, self._cpu)
+        self._injector = Injector(setup.index, self._board, self._cpu, self._ram)
         self._load(setup.start)
 
     def serve(self, lifeline: int) -> None:
@@ -60,47 +55,33 @@ class Module:
         while (command := self._link.await_command(self._spins, lifeline)) is not None:
             kind, target, payload = command
             match kind:
-                case CommandKind.RUN:
-                    self._report(self._run(target, payload))
+                case CommandKind.RUN | CommandKind.RUN_AGAIN:
+                    self._report(self._run(target, payload, again=kind == CommandKind.RUN_AGAIN))
                 case CommandKind.LOAD:
                     load = _decode_load(payload)
                     self._load(load.snapshot, load.pages)
+                    self._injector.release(load.release)
                     self._report(self._here())
                 case CommandKind.FLUSH_TLB:
                     self._cpu.flush_tlb()
                     self._report(self._here())
                 case CommandKind.STEP:
                     self._report(self._step(target, payload))
-                case CommandKind.INJECT:
-                    self._faults = sorted(self._faults + _decode_faults(payload), key=lambda fault: fault.position)
-                    self._report(self._here())
 
     def _here(self) -> Stop:
         return Stop(StopKind.POSITION)
 
-    def _run(self, target: int, payload: bytes) -> Stop:
+    def _run(self, target: int, payload: bytes, again: bool) -> Stop:
         self._cpu.rearm_dirty_log()  # not earlier: the monitor reads the log after the report
         if payload:
             self._board.put([*events.decode_inputs(payload)])
-        while self._faults and self._faults[0].position <= target:
-            stop = self._board.run(self._faults[0].position)
-            if stop.kind != StopKind.POSITION:
-                return stop
-            self._inject(self._faults.pop(0))
-        return self._board.run(target)
+        return self._injector.run(target, again)
 
     def _step(self, count: int, payload: bytes) -> Stop:
         self._cpu.rearm_dirty_log()
         if payload:
             self._board.put([*events.decode_inputs(payload)])
-        stop = self._here()
-        while count and stop.kind == StopKind.POSITION:
-            if not self._cpu.instruction():
-                while self._faults and self._faults[0].position <= self._cpu.position():
-                    self._inject(self._faults.pop(0))
-            stop = self._board.step(1)
-            count -= 1
-        return stop
+        return self._injector.step(count)
 
     def _report(self, stop: Stop) -> None:
         self._cpu.save(self._link.arch)
@@ -117,31 +98,6 @@ class Module:
         else:
             self._cpu.invalidate_pages(pages)
         self._cpu.rearm_dirty_log()
-
-    def _inject(self, fault: Fault) -> None:
-        if fault.module != self._index:
-            return
-        if fault.stuck_at is not None:
-            self._stick(fault.target, fault.stuck_at)
-        elif isinstance(fault.target, RamBit):
-            self._flip_ram(fault.target)
-        else:
-            where = register(fault.target.name)
-            self._cpu.flip_register(where.offset + fault.target.bit // 8, fault.target.bit % 8)
-
-    def _stick(self, target: FaultTarget, value: int) -> None:
-        if isinstance(target, RamBit):
-            self._cpu.force_ram(target.offset, target.bit, value)
-        else:
-            where = register(target.name)
-            self._cpu.force_register(where.offset + target.bit // 8, target.bit % 8, value)
-
-    def _flip_ram(self, target: RamBit) -> None:
-        flipped = self._ram[target.offset] ^ 1 << target.bit
-        if target.logged:
-            self._cpu.write_ram(target.offset, bytes([flipped]))
-        else:
-            self._ram[target.offset] = flipped
 
 
 def main() -> int:

@@ -66,9 +66,10 @@ class EpochRunner:
         """Wall time that the last command took."""
         return self.ended_s - self.began_s
 
-    def run(self, modules: Sequence[ModuleHandle], epoch: Epoch) -> Attempt:
-        """One epoch on all of ``modules``."""
-        attempt = self.command(modules, CommandKind.RUN, epoch.target, epoch.inputs, epoch.blocks)
+    def run(self, modules: Sequence[ModuleHandle], epoch: Epoch, again: bool = False) -> Attempt:
+        """One epoch on all of ``modules``; ``again`` without the faults that were to be injected in it."""
+        kind = CommandKind.RUN_AGAIN if again else CommandKind.RUN
+        attempt = self.command(modules, kind, epoch.target, epoch.inputs, epoch.blocks)
         if not attempt.losses:
             self._deadline.observe(self.epoch_s)
         return attempt

@@ -27,6 +27,7 @@ LEG_JOINED = "leg-joined"
 LEG_FAILED = "leg-failed"
 LEG_FAULT = "leg-fault"
 LEG_PULLED = "leg-pulled"
+FAULT_INJECTED = "fault-injected"  # on purpose
 SUSPENDED = "suspended"
 SUSPEND_FAILED = "suspend-failed"
 RECORD_FAILED = "record-failed"

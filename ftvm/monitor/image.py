@@ -16,6 +16,7 @@ import xxhash
 from ftvm._native import ffi, lib
 from ftvm.errors import HostError
 from ftvm.memory_map import ram_offset
+from ftvm.module.agenda import without_faults
 from ftvm.module.link import Report, Snapshot
 from ftvm.module.registers import register
 from ftvm.units import NS_PER_BLOCK, PAGE_BYTES, format_size
@@ -275,10 +276,14 @@ class VerifiedImage:
         return self.position * NS_PER_BLOCK + (_SKIPPED.of(self.arch) if self.arch else 0)
 
     def digest(self) -> str:
-        """Hash over the architectural state, the chips and RAM: XXH3, 128 bits, 32 hexadecimal digits."""
+        """Hash over the architectural state, the chips and RAM: XXH3, 128 bits, 32 hexadecimal digits.
+
+        Faults that are still to be injected are nothing that the guest can see, and not in it.
+        """
+        board = without_faults(self.board)
         state = xxhash.xxh3_128(self.arch)
-        state.update(len(self.board).to_bytes(8, "little"))
-        state.update(self.board)
+        state.update(len(board).to_bytes(8, "little"))
+        state.update(board)
         with memoryview(self.ram) as ram:
             for page, count in self.contents():
                 state.update(page.to_bytes(8, "little"))

@@ -1,5 +1,6 @@
 """The loop that makes one machine of several modules: run an epoch, compare, commit what all agree on."""
 
+import contextlib
 import copy
 import threading
 import time
@@ -10,6 +11,7 @@ import msgspec
 
 from ftvm.errors import EngineError, HostError, UsageError
 from ftvm.module import events
+from ftvm.module.agenda import without_faults
 from ftvm.module.board import StopKind
 from ftvm.module.console_script import Text
 from ftvm.module.events import (
@@ -17,6 +19,8 @@ from ftvm.module.events import (
     ConsoleOut,
     DebugHit,
     DebugWatch,
+    ExpectFaults,
+    FaultStruck,
     GuestExit,
     Input,
     Output,
@@ -28,7 +32,8 @@ from ftvm.module.events import (
     TimePassed,
     TimeWatch,
 )
-from ftvm.module.link import CommandKind, Fault, Load, RamBit, Report, Snapshot
+from ftvm.module.fault import Fault, LinearBit, PageTableBit, RamBit
+from ftvm.module.link import CommandKind, Load, Release, Report, Snapshot
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.compare import compare
 from ftvm.monitor.console import Console
@@ -78,6 +83,9 @@ _ENDINGS: dict[int, Ending] = {StopKind.HALTED: _HALTED, StopKind.CRASH: Ending(
 _RESUMABLE = (_STOPPED, _TIMEOUT)
 
 
+_NO_OUTPUTS = events.encode([])
+
+
 class _Ended(Exception):
     """Leaves the loop from wherever the end of the run was noticed."""
 
@@ -93,7 +101,7 @@ class Lockstep:
 
     ``begin``, then ``advance`` as often as wanted. A stretch ends when ``stop`` is set (wake the poller then) and at
     the monotonic time ``until_s``. With ``real_time`` an idle guest waits for the wall clock.
-    ``epoch_blocks``: see Pace.
+    ``epoch_blocks``: see Pace. ``on_fault`` hears of faults that were due, once what they did cannot be undone.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class Lockstep:
         until_s: float | None,
         real_time: bool,
         interactive: bool,
+        on_fault: Callable[[FaultStruck], None] = lambda struck: None,
     ) -> None:
         self._service = service
         self._image = image
@@ -141,10 +150,13 @@ class Lockstep:
         """Inputs and devices to be kicked, as of where the machine was live last."""
         self.script_shown = False
         self._tainted: set[int] = set()
+        self._tainted_anywhere = False
         """Pages in which the modules' RAM may differ from the image although nobody wrote there."""
         self._text: Text | None = None
         self._text_matched = 0
+        self._on_fault = on_fault
         self._faults: list[Fault] = []
+        self._struck: frozenset[int] = frozenset()
         self.ending: Ending | None = None
         """How the guest, or the machine, came to an end from which there is no way on."""
         self.finished = False
@@ -181,11 +193,13 @@ class Lockstep:
         bits which that one did not. ``restore`` ends it."""
 
     def inject(self, faults: list[Fault]) -> None:
-        """Tell all modules, at the next sync point, of faults that one of them is to have."""
+        """Tell all modules of them at the next sync point."""
         self._faults += faults
-        for fault in faults:
-            if isinstance(fault.target, RamBit):
-                self._tainted.add(fault.target.offset // PAGE_BYTES)
+
+    def resumable(self) -> Snapshot:
+        """The verified state, for a machine that is to go on from it. Faults that have happened since then are not in
+        it, nor in what ``unseen`` gives: they happened to modules that it will not have."""
+        return Snapshot(self._image.arch, without_faults(self._image.board, self._struck))
 
     def begin(self) -> None:
         """The first sync point, once: do all modules start alike? Raises EngineError, HostError."""
@@ -205,7 +219,12 @@ class Lockstep:
         devices are doing, which is waited for; and devices that need another kick."""
         inputs, kicked = self._devices.settle()
         self._entering += inputs
-        entering = [*self._uncommitted, *self._entering]
+        entering = [
+            ExpectFaults([fault for fault in event.faults if fault.number not in self._struck])
+            if isinstance(event, ExpectFaults)
+            else event
+            for event in (*self._uncommitted, *self._entering)
+        ]
         return (events.encode(entering) if entering else b""), kicked
 
     def advance(self, goal: Goal, at_once: bool = False) -> Ending | None:
@@ -310,6 +329,7 @@ class Lockstep:
             self._away |= {page for page in result.memory.listed() if page < self._image.ram_bytes // PAGE_BYTES}
         for loss in attempt.losses:
             self._service.vacate(loss.module)
+        self._note_struck(attempt.reports)
         return attempt.reports
 
     def come_back(self) -> None:
@@ -318,14 +338,15 @@ class Lockstep:
         if self._away is None:
             return
         self._drain()
-        pages = PageList.of(self._away | self._tainted)
+        pages = None if self._tainted_anywhere else PageList.of(self._away | self._tainted)
         for module in self._service.complete():
             module.restore_pages(self._image, pages)
-        self._load_all(pages)
+        self._load_all(pages, Release.LATER)
         self._note_cold_tlbs()
         self.off_script = self._script is not None
         self._away = None
         self._tainted.clear()
+        self._tainted_anywhere = False
 
     @property
     def moment(self) -> Moment:
@@ -356,8 +377,9 @@ class Lockstep:
 
     def restore(self, checkpoint: Checkpoint, travelling: bool = False) -> None:
         """Be what the machine was then, with a module in service at every place. What is known of faults to come is as
-        it was then. ``travelling``: what is on its way from devices now waits for the end of the script that is going
-        to be played. Raises UsageError while the machine runs, HostError."""
+        it was then, and no bit is held by one. ``travelling``: what is on its way from devices now waits for the end of
+        the script that is going to be played, and bits that were held then still are. Raises UsageError while the
+        machine runs, HostError."""
         self._must_stand_still()
         self._drain()
         for observer in (*self.on_leaving,):
@@ -374,13 +396,14 @@ class Lockstep:
         report = checkpoint.report
         pages: PageList | None = self._image.put_back(checkpoint.memory, self._tainted)
         self._image.stand_at(Snapshot(report.arch, report.board))
-        if self._interrupted is not None:  # nobody knows what the modules have written
+        if self._interrupted is not None or self._tainted_anywhere:  # nobody knows what the modules have written
             pages = None
         for module in self._service.complete():
             module.restore_pages(self._image, pages)
-        self._load_all(pages)
+        self._load_all(pages, Release.LATER if travelling else Release.ALL)
         self._interrupted = None
         self._tainted.clear()
+        self._tainted_anywhere = False
         self._flush_due = False
         self._report, self.ending = report, checkpoint.ending
         self._uncommitted, self._entering = [], [] if travelling else [*checkpoint.entering]
@@ -402,7 +425,7 @@ class Lockstep:
         self._drain()
         for module in self._service.complete():
             module.restore_pages(self._image, None)
-        self._load_all(None)
+        self._load_all(None, Release.NONE)
         self._note_cold_tlbs()
         self._interrupted = None
 
@@ -411,10 +434,11 @@ class Lockstep:
         for loss in self._runner.drain(self._service.in_service):
             self._service.vacate(loss.module)
 
-    def _load_all(self, pages: PageList | None) -> None:
-        """All modules become the verified state; only in ``pages``, if not None, can their RAM have changed by that."""
+    def _load_all(self, pages: PageList | None, release: Release) -> None:
+        """All modules become the verified state; only in ``pages``, if not None, can their RAM have changed by that.
+        ``release``: which bits that faults hold are let go."""
         snapshot = Snapshot(self._image.arch, self._image.board)
-        payload = msgspec.msgpack.encode(Load(snapshot, None if pages is None else pages.encode()))
+        payload = msgspec.msgpack.encode(Load(snapshot, None if pages is None else pages.encode(), release))
         for _ in range(MAX_LOADS):
             losses = self._runner.command(self._service.in_service, CommandKind.LOAD, payload=payload).losses
             if not losses:
@@ -467,9 +491,6 @@ class Lockstep:
                 self._step(self._next_epoch())
 
     def _step(self, epoch: Epoch) -> None:
-        if self._faults:
-            faults, self._faults = msgspec.msgpack.encode(self._faults), []
-            self._runner.command(self._service.in_service, CommandKind.INJECT, payload=faults)
         self._interrupted = epoch
         self._commit(self._agree(epoch))
 
@@ -530,7 +551,8 @@ class Lockstep:
             self.inputs_logged += 1
             inputs += events.decode_inputs(entry.inputs)
         self._uncommitted = inputs
-        if entry is not None and entry.at_once:
+        # More at this moment: a roll-back, after which the epoch with these inputs was run again.
+        if entry is not None and (entry.at_once or script.entering(before)):
             epoch = Epoch(before.position, entry.inputs)
         else:
             stops = [script.next_stop(before), *([self._goal.moment] if self._goal.moment is not None else [])]
@@ -553,6 +575,7 @@ class Lockstep:
     def _agree(self, epoch: Epoch) -> Result:
         """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
         attempt = self._runner.run(self._service.in_service, epoch)
+        self._struck = self._note_struck(attempt.reports)
         if self._stopped_s is not None:
             self.longest_pause_s = max(self.longest_pause_s, self._runner.began_s - self._stopped_s)
         self._stopped_s = self._runner.ended_s if self.sync_points else None
@@ -565,6 +588,25 @@ class Lockstep:
             return result
         return self._recovery.settle(epoch, attempt, divergence)
 
+    def _note_struck(self, reports: Sequence[Report]) -> frozenset[int]:
+        """The numbers of the faults that were due. Remembers what they did and no dirty log tells; a module that was
+        hurt may say anything."""
+        struck: list[Fault] = []
+        for report in reports:
+            if report.outputs != _NO_OUTPUTS:
+                with contextlib.suppress(msgspec.DecodeError):
+                    outputs = events.decode_outputs(report.outputs)
+                    struck += [output.fault for output in outputs if isinstance(output, FaultStruck)]
+        for fault in struck:
+            match fault.target:
+                case RamBit(offset, bit):
+                    first, last = offset // PAGE_BYTES, (offset + (bit + fault.change.width - 1) // 8) // PAGE_BYTES
+                    if 0 <= first <= last < min(self._image.ram_bytes // PAGE_BYTES, first + 2):
+                        self._tainted |= {first, last}
+                case LinearBit() | PageTableBit():
+                    self._tainted_anywhere = True
+        return frozenset(fault.number for fault in struck)
+
     def _commit(self, result: Result) -> None:
         """Everything that all modules agree on becomes verified, and leaves. Raises _Ended when it says so."""
         report = self._report = result.report
@@ -573,6 +615,7 @@ class Lockstep:
         self._interrupted = None
         self.inputs_taken = self.inputs_logged
         self._uncommitted = []
+        self._struck = frozenset()
         if self._service.resync is not None:
             self._service.resync.committed()
         self.sync_points += 1
@@ -585,7 +628,11 @@ class Lockstep:
             if isinstance(output, ConsoleOut):
                 self._look_for_text(output)
                 self._console.release(output, shown=self._script is None or self.script_shown)
-            elif self._script is None:  # else what came of it is in the script
+            elif self._script is not None:
+                continue  # what came of it is in the script
+            elif isinstance(output, FaultStruck):
+                self._on_fault(output)
+            else:
                 self._devices.release(output)
         if report.stop == StopKind.DEBUG:
             self.hit = DebugHit.decode(report.detail)
@@ -641,6 +688,9 @@ class Lockstep:
         if self._report.stop == StopKind.IDLE:
             inputs += self._idle(self._report.wake_ns)
             self._stopped_s = None
+        if self._faults:
+            inputs.append(ExpectFaults(self._faults))
+            self._faults = []
         while (patience_s := self._devices.patience_s()) > 0:
             self._wait(None if patience_s == FOREVER_S else patience_s)
             if self._requests.due:
@@ -672,6 +722,7 @@ class Lockstep:
         return (
             self._console.pending()
             or self._devices.pending()
+            or bool(self._faults)
             or self._requests.due
             or not all(module.alive for module in self._service.in_service)
             or (attention_in_s is not None and attention_in_s <= 0)

@@ -212,7 +212,7 @@ class Recovery:
             module.restore(self._image, everywhere)
         loaded = self._load(modules)
         self._bury(loaded)
-        attempt = self._runner.run([result.module for result in loaded.results], epoch)
+        attempt = self._runner.run([result.module for result in loaded.results], epoch, again=True)
         self._bury(attempt)
         return attempt.results
 

@@ -5,7 +5,11 @@ from dataclasses import dataclass, replace
 
 from ftvm.boot.plan import BootPlan
 from ftvm.errors import UnusableFile
+from ftvm.module import events
+from ftvm.module.agenda import expected_faults
 from ftvm.module.board import BoardConfig, DiskConfig, unplugged
+from ftvm.module.events import ExpectFaults
+from ftvm.module.fault import Fault
 from ftvm.module.link import Snapshot
 from ftvm.module.registers import reset_state, with_registers
 from ftvm.monitor.image import VerifiedImage
@@ -44,6 +48,12 @@ class StartState:
             )
         board = replace(self.board, disks=disks)
         return replace(self, board=board, snapshot=Snapshot(self.snapshot.arch, unplugged(board).save()))
+
+    def expected_faults(self) -> list[Fault]:
+        """Faults that the saved machine was told of, and that have not happened."""
+        entering = events.decode_inputs(self.inputs) if self.inputs else []
+        told = [fault for event in entering if isinstance(event, ExpectFaults) for fault in event.faults]
+        return expected_faults(self.snapshot.board) + told
 
     @classmethod
     def boot(cls, guest: str, plan: BootPlan, board: BoardConfig) -> "StartState":

@@ -10,7 +10,7 @@ from typing import Any
 
 import ftvm
 from ftvm.machine import Machine, MachineConfig, RunResult
-from ftvm.monitor.eventlog import MODULE_FILLING, Event
+from ftvm.monitor.eventlog import FAULT_INJECTED, MODULE_FILLING, Event
 from ftvm.units import MIB
 
 KERNELS = Path(ftvm.__file__).parent / "firmware" / "kernels"
@@ -70,7 +70,7 @@ def run(
         on_console(this, data)
 
     def note(event: Event) -> None:
-        if not event.subject.startswith("module "):
+        if not event.subject.startswith("module ") or event.kind == FAULT_INJECTED:
             return
         if event.kind != MODULE_FILLING or event.detail["done"] == 0.0:
             module = int(event.subject.removeprefix("module "))

@@ -156,12 +156,12 @@ def test_without_an_arbiter_the_machine_stops_in_its_verified_state(monkeypatch:
 def test_an_epoch_that_ends_every_module_is_a_fail_stop_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     run_epoch = EpochRunner.run
 
-    def kill_later(self: EpochRunner, modules: Sequence[ModuleHandle], epoch: Any) -> Any:
+    def kill_later(self: EpochRunner, modules: Sequence[ModuleHandle], epoch: Any, again: bool = False) -> Any:
         if epoch.target > 2_000_000:
             for module in modules:
                 module.kill()
                 module._process.wait()
-        return run_epoch(self, modules, epoch)
+        return run_epoch(self, modules, epoch, again)
 
     monkeypatch.setattr(EpochRunner, "run", kill_later)
     hit = run("workload", **STUCK)

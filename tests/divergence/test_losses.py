@@ -5,15 +5,15 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import pytest
 
-from ftvm.module.link import CommandKind, Fault, RegisterBit
+from ftvm.module import events
+from ftvm.module.events import ExpectFaults
+from ftvm.module.fault import AtPosition, Fault, RegisterBit
 from ftvm.monitor import deadline
-from ftvm.monitor.epoch import Attempt, EpochRunner
+from ftvm.monitor.epoch import Attempt, Epoch, EpochRunner
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FILLING, MODULE_JOINED
 from ftvm.monitor.module_handle import ModuleHandle
-from ftvm.monitor.recovery import Recovery
 from tests.divergence.machines import Run, golden, run
 from tests.divergence.processes import children, ended
 
@@ -240,24 +240,22 @@ def test_both_modules_may_die_while_a_fault_is_diagnosed(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("module", [0, 1])
 def test_another_bit_may_flip_while_a_fault_is_diagnosed(module: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the epoch that is run again, so that the modules differ again; a third run has no fault."""
-    again = Recovery._again
+    run_epoch = EpochRunner.run
     attempts: list[int] = []
 
-    def flip_again(self: Recovery, modules: Sequence[ModuleHandle], epoch: Any, everywhere: bool) -> Any:
-        attempts.append(len(modules))
-        if len(attempts) == 1:
-            inject(self._runner, modules, module, epoch.target - 1_000)
-        return again(self, modules, epoch, everywhere)
+    def flip_again(self: EpochRunner, modules: Sequence[ModuleHandle], epoch: Epoch, again: bool = False) -> Attempt:
+        if again:
+            attempts.append(len(modules))
+        if again and len(attempts) == 1:
+            fault = Fault(module, AtPosition(epoch.target - 1_000), RegisterBit("rbp", 3))
+            inputs = events.decode_inputs(epoch.inputs) if epoch.inputs else []
+            epoch = Epoch(epoch.target, events.encode([*inputs, ExpectFaults([fault])]))
+            again = False
+        return run_epoch(self, modules, epoch, again)
 
-    monkeypatch.setattr(Recovery, "_again", flip_again)
+    monkeypatch.setattr(EpochRunner, "run", flip_again)
     disturbed = flipped()
     assert len(attempts) == 2
     assert disturbed.outside == golden("workload", LONG).outside
     assert verdicts(disturbed) == [(1, "register", "transient")]
     assert states(disturbed) == ["duplexed", "duplexed"]
-
-
-def inject(runner: EpochRunner, modules: Sequence[ModuleHandle], module: int, position: int) -> Attempt:
-    """What Lockstep.inject does, in the middle of a run."""
-    faults = [Fault(module, position, RegisterBit("rbp", 3))]
-    return runner.command(modules, CommandKind.INJECT, payload=msgspec.msgpack.encode(faults))

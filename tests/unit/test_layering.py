@@ -16,6 +16,7 @@ LAYERS = (
     ("boot", "storage", "network"),
     ("module",),
     ("monitor", "display"),
+    ("faults",),
     ("control",),
     ("machine", "management"),
     ("debug",),
