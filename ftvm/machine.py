@@ -29,7 +29,7 @@ from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
 from ftvm.faults.notation import format_fault
-from ftvm.management import ManagedDisk, Management
+from ftvm.management import ManagedDisk, ManagedNic, Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
 from ftvm.module import events
 from ftvm.module.board import BoardConfig, unplugged
@@ -48,6 +48,8 @@ from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Goal, Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.module_view import ModuleView
+from ftvm.monitor.net import Net
+from ftvm.monitor.nics import Nics
 from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recording import Recorder, Recording
 from ftvm.monitor.recovery import Incident
@@ -56,6 +58,7 @@ from ftvm.monitor.savefile import MachineState, SavedMachine
 from ftvm.monitor.script import LoggedInput, Moment
 from ftvm.monitor.service import Service
 from ftvm.monitor.start import StartState
+from ftvm.network.spec import NicSpec
 from ftvm.units import GIB, MIB, PAGE_BYTES, format_size
 
 RESULT_VERSION = 1
@@ -77,12 +80,14 @@ class MachineConfig:
     ``protocol`` forces a boot protocol (BootPlan.kind), None finds it out; ``module_files`` are multiboot modules.
     ``stop_on`` ends the run when the text comes on the serial console. ``input`` is offered to the serial
     port at the start, or when the text ``input_after`` came. ``real_time`` makes an idle guest wait for the
-    wall clock. ``interactive``: input may come at any time, so a guest that waits without a timer is not over.
+    wall clock; None: if it has a NIC on the network. ``interactive``: input may come at any time, so a guest that
+    waits without a timer is not over.
     ``epoch_blocks`` None: as many as take about 20 ms (ftvm/monitor/pace.py).
 
     The verified state is saved to ``save_on_exit`` when the run ends before the guest does, and to
     ``save_on_fail_stop`` (or else there too) at a fail-stop. With ``saved`` the machine goes on from there: see
-    ``resume``. ``disks``: by bay; a machine that goes on needs the same ones.
+    ``resume``. ``disks``: by bay; a machine that goes on needs the same ones. ``nics``: by slot
+    (ftvm/network/spec.py); ``capture`` is a pcap file of what they send and receive.
 
     The run is written to ``record`` as it goes. With ``recording`` the machine begins where that one did: see
     ``replay``.
@@ -99,7 +104,7 @@ class MachineConfig:
     input: bytes | None = None
     input_after: str | None = None
     name: str | None = None
-    real_time: bool = False
+    real_time: bool | None = None
     interactive: bool = False
     event_log: Path | None = None
     event_command: str | None = None
@@ -109,6 +114,8 @@ class MachineConfig:
     save_on_fail_stop: Path | None = None
     saved: SavedMachine | None = None
     disks: tuple[DiskFiles, ...] = ()
+    nics: tuple[NicSpec, ...] = ()
+    capture: Path | None = None
     record: Path | None = None
     recording: Recording | None = None
 
@@ -123,6 +130,21 @@ class MachineConfig:
         """To repeat a run that was recorded (ftvm/debug/replay.py): no disks, no network, nobody to type."""
         ram_bytes = recording.state.board.ram_bytes
         return cls(image=recording.path, memory_bytes=ram_bytes, interactive=True, recording=recording, **settings)
+
+    @property
+    def networked(self) -> bool:
+        """Frames may come from elsewhere at any time."""
+        return any(not nic.repeatable for nic in self.nics)
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether an idle guest waits for the wall clock."""
+        return self.networked if self.real_time is None else self.real_time
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether something may yet come to a guest that waits without a timer."""
+        return self.interactive or self.networked
 
     def __post_init__(self) -> None:
         if not 1 <= self.modules <= MAX_MODULES:
@@ -253,6 +275,7 @@ class Machine:
         self._used = False
         self._began_s = 0.0
         self.disks: list[Block] = []
+        self.nics: list[Net] = []
         """The I/O halves of the disks, by bay, while the machine runs: their ``mirror`` and its legs."""
         self.saved_to: Path | None = None
         """Where the machine was saved last."""
@@ -283,7 +306,9 @@ class Machine:
         resources.callback(self._poller.close)
         bays = Bays(config.disks, self._log)
         resources.callback(bays.close)
-        self._start = self._start.with_disks(bays.configs)
+        nics = Nics(config.nics, config.capture, self._log)
+        resources.callback(nics.close)
+        self._start = self._start.with_devices(bays.configs, nics.configs)
         image = self._image = VerifiedImage(config.memory_bytes, threads=max(2, config.modules))
         resources.callback(image.close)
         service = self._service = Service(config.modules, self._start_module, image, self._log)
@@ -293,21 +318,22 @@ class Machine:
         image.stand_at(self._start.snapshot)
         service.fill()
         requests = SyncPointPoller(self._poller)
-        self.disks = bays.plug_in(image, self._poller, real_time=config.real_time)
+        self.disks = bays.plug_in(image, self._poller, real_time=config.keeps_time)
+        self.nics = nics.plug_in(image, self._poller)
         lockstep = self._lockstep = Lockstep(
             service,
             image,
             self._console,
             self._poller,
             requests,
-            Devices(self._log, self.disks),
+            Devices(self._log, (*self.disks, *self.nics)),
             inputs=self._start.inputs,
             kicked=self._start.kicked,
             stop=self._stop,
             epoch_blocks=config.epoch_blocks,
             until_s=None if config.timeout_s is None else self._began_s + config.timeout_s,
-            real_time=config.real_time,
-            interactive=config.interactive,
+            real_time=config.keeps_time,
+            interactive=config.open_ended,
             on_fault=self._note_fault,
         )
         if config.event_log is not None:
@@ -316,7 +342,13 @@ class Machine:
             hook = EventHook(config.event_command, config.name or str(os.getpid()), self._log, self._poller)
             resources.callback(hook.close)
         self._management = Management(
-            self, config.name or str(os.getpid()), service, lockstep, image, [ManagedDisk(disk) for disk in self.disks]
+            self,
+            config.name or str(os.getpid()),
+            service,
+            lockstep,
+            image,
+            [ManagedDisk(disk) for disk in self.disks],
+            [ManagedNic(nic) for nic in self.nics],
         )
         if config.name is not None:
             server = ControlServer(Claim(config.name), requests)
@@ -372,13 +404,11 @@ class Machine:
         timeout_s: float | None = None,
         watch: DebugWatch | None = None,
         passed: frozenset[int] = frozenset(),
-        sync_points: int | None = None,
     ) -> Ending | None:
         """Run the guest until it comes to ``position`` (or to a moment of waiting there), or ``text`` came on the
         serial console since it last stood still, or ``watch`` found something (see ``hit``; at a block entry, and not
-        for the breakpoints ``passed`` in the first block), or to so many ``sync_points`` from here; None says so.
-        Otherwise what ended the stretch before: the end of the guest, ``timeout`` after ``timeout_s`` or the
-        configuration's own, ``stopped``, ``fail-stop``.
+        for the breakpoints ``passed`` in the first block); None says so. Otherwise what ended the stretch before: the
+        end of the guest, ``timeout`` after ``timeout_s`` or the configuration's own, ``stopped``, ``fail-stop``.
 
         After a text it stands at the block that follows the text's last byte, whatever the length of the epochs. After
         a timeout or a stop, it can go on. Inside a context only. Raises UsageError, HostError, EngineError.
@@ -390,9 +420,7 @@ class Machine:
         if text == "":
             raise UsageError("an empty text to wait for")
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return lockstep.advance(
-            Goal(moment, None if text is None else text.encode(), until_s, watch, passed, sync_points=sync_points)
-        )
+        return lockstep.advance(Goal(moment, None if text is None else text.encode(), until_s, watch, passed))
 
     @property
     def hit(self) -> DebugHit | None:
@@ -635,11 +663,6 @@ class Machine:
         return b"" if self._image is None else self._image.board
 
     @property
-    def memory_bytes(self) -> int:
-        """Of the guest's RAM."""
-        return self._config.memory_bytes
-
-    @property
     def position(self) -> int:
         """Of the verified state."""
         return 0 if self._image is None else self._image.position
@@ -713,7 +736,7 @@ def _start_state(config: MachineConfig) -> StartState:
     stop_on = config.stop_on.encode() if config.stop_on else None
     if config.saved is not None:
         return StartState.resume(
-            config.saved, stop_on=stop_on, real_time=config.real_time, interactive=config.interactive
+            config.saved, stop_on=stop_on, real_time=config.keeps_time, interactive=config.open_ended
         )
     plan = load(
         config.image,
@@ -728,8 +751,8 @@ def _start_state(config: MachineConfig) -> StartState:
         input=config.input or b"",
         input_after=config.input_after.encode() if config.input_after else None,
         stop_on=stop_on,
-        real_time=config.real_time,
-        interactive=config.interactive,
+        real_time=config.keeps_time,
+        interactive=config.open_ended,
     )
     return StartState.boot(f"{config.image} {config.append}".rstrip(), plan, board)
 

@@ -13,8 +13,10 @@ from ftvm.errors import UsageError
 from ftvm.monitor.block import Block
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep
+from ftvm.monitor.net import Net
 from ftvm.monitor.policing import Policing
 from ftvm.monitor.service import Service, Slot
+from ftvm.network import team as network
 from ftvm.storage import mirror as storage
 from ftvm.storage.events import LegState
 
@@ -74,6 +76,39 @@ class ManagedDisk:
         self._block.legs.insert(self._block.mirror, leg)
 
 
+class ManagedNic:
+    """The NIC behind the I/O half ``net``."""
+
+    def __init__(self, net: Net) -> None:
+        self._net = net
+
+    def status(self) -> DeviceStatus:
+        nic = self._net.team.status()
+        return DeviceStatus(name=self._net.name, state=nic.state, legs=[self._leg(leg) for leg in nic.legs])
+
+    def _leg(self, leg: network.LegStatus) -> LegStatus:
+        record = self._net.legs.records[leg.index]
+        return LegStatus(
+            index=leg.index,
+            state=leg.state.value,
+            faults=dict(record.policing.counts),
+            mtbf_s=record.policing.mtbf_s,
+            last_fault=record.last_fault,
+            threshold=record.policing.threshold,
+            where=leg.where,
+            active=leg.active,
+        )
+
+    def policing(self, leg: int) -> Policing:
+        return self._net.legs.records[leg].policing
+
+    def pull(self, leg: int) -> None:
+        self._net.legs.pull(self._net.team, leg)
+
+    def insert(self, leg: int) -> None:
+        self._net.legs.insert(self._net.team, leg)
+
+
 class Management:
     """All calls at a sync point."""
 
@@ -85,6 +120,7 @@ class Management:
         lockstep: Lockstep,
         image: VerifiedImage,
         disks: Sequence[Managed] = (),
+        nics: Sequence[Managed] = (),
     ) -> None:
         self._machine = machine
         self._name = name
@@ -92,6 +128,7 @@ class Management:
         self._lockstep = lockstep
         self._image = image
         self._disks = disks
+        self._nics = nics
         self._began_s = time.monotonic()
 
     def status(self) -> Status:
@@ -107,6 +144,7 @@ class Management:
             longest_pause_ms=self._lockstep.longest_pause_s * 1e3,
             modules=modules,
             disks=[disk.status() for disk in self._disks],
+            nics=[nic.status() for nic in self._nics],
         )
 
     def _module(self, slot: Slot) -> ModuleStatus:
@@ -148,7 +186,7 @@ class Management:
     def _leg(self, target: str) -> tuple[Managed, int]:
         """The device and the index of the leg ``disk0.1``. Raises UsageError for one that is not there."""
         name, _, index = target.partition(".")
-        devices = {device.status().name: device for device in self._disks}
+        devices = {device.status().name: device for device in (*self._disks, *self._nics)}
         legs = [f"{each}.{leg.index}" for each, device in devices.items() for leg in device.status().legs]
         if target not in legs:
             there = f"modules are 0 to {len(self._service.slots) - 1}"

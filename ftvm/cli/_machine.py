@@ -23,6 +23,7 @@ from ftvm.machine import MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.monitor import savefile
 from ftvm.monitor.bays import DiskFiles
 from ftvm.monitor.eventlog import Event
+from ftvm.network.spec import parse_nic
 from ftvm.units import parse_blocks
 
 KEYBOARD = 0  # standard input
@@ -52,7 +53,8 @@ _OPTIONS = (
     click.option(
         "--real-time/--no-real-time",
         default=None,
-        help="An idle guest waits for the wall clock, else its time jumps. Default: when interactive on a terminal.",
+        help="An idle guest waits for the wall clock, else its time jumps. Default: when interactive on a terminal,"
+        " or with a NIC on the network.",
     ),
     click.option(
         "--disk",
@@ -62,6 +64,15 @@ _OPTIONS = (
         help="A disk: the files that mirror each other, as 'ftvm disk' makes them, or a single raw image. Repeatable:"
         " /dev/vda, vdb, vdc.",
     ),
+    click.option(
+        "--nic",
+        "nics",
+        metavar="LEG[,LEG]...[,SETTING]...",
+        multiple=True,
+        help="A NIC on tap:NAME, tap:NAMESPACE/NAME, stream:PATH, loopback or loopback:WIRE; settings are mac=, mtu="
+        " and mode=active-backup or broadcast. Repeatable: eth0, eth1, ...",
+    ),
+    click.option("--pcap", metavar="FILE", type=Path, help="Write what the NICs send and receive, as tcpdump does."),
     click.option("--name", help="For 'ftvm ctl'; by default the process id."),
     click.option(
         "--save-on-exit",
@@ -104,6 +115,8 @@ class Settings:
     interactive: bool | None
     real_time: bool | None
     disks: tuple[str, ...]
+    nics: tuple[str, ...]
+    pcap: Path | None
     name: str | None
     save_on_exit: Path | None
     record: Path | None
@@ -131,7 +144,9 @@ class Settings:
             "stop_on": self.stop_on,
             "timeout_s": self.timeout,
             "interactive": interactive,
-            "real_time": interactive and on_terminal if self.real_time is None else self.real_time,
+            "real_time": True if interactive and on_terminal and self.real_time is None else self.real_time,
+            "nics": tuple(parse_nic(text) for text in self.nics),
+            "capture": self.pcap,
             "disks": tuple(DiskFiles.parse(text) for text in self.disks),
             "name": name,
             "save_on_exit": self.save_on_exit,

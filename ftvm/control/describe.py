@@ -46,6 +46,8 @@ def _device(device: DeviceStatus) -> list[list[str]]:
         state, *rest = _part(leg)
         if leg.progress is not None:
             state = f"{state} {leg.progress:.0%}"
+        elif leg.active:
+            state = f"{state}, active"
         elif device.state == "unmirrored":
             state = f"{state}, unmirrored"
         rows.append([f"{device.name}.{leg.index}", state, *rest, _printable(leg.where)])

@@ -45,11 +45,13 @@ class LegStatus(PartStatus, frozen=True, kw_only=True):
 
     where: str
     progress: float | None = None
+    active: bool | None = None
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A disk or a NIC. Its legs are targets ``NAME.INDEX``. The ``state`` of a disk is duplex, resync (a leg is on its
-    way back), simplex (one leg is left), or unmirrored (there is only one)."""
+    way back), simplex (one leg is left), or unmirrored (there is only one); that of a NIC duplex, simplex
+    (one leg has a link) or down."""
 
     name: str
     state: str

@@ -47,6 +47,7 @@ from ftvm.module.chips.rtc import Rtc
 from ftvm.module.chips.uart import Uart
 from ftvm.module.chips.vga import Vga
 from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
+from ftvm.module.chips.virtio_net import VirtioNet
 from ftvm.module.chips.virtio_pci import VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript, Text
 from ftvm.module.cpu import STOP_CRASH, STOP_DEBUG, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
@@ -63,6 +64,7 @@ from ftvm.module.events import (
     GuestExit,
     Input,
     KeyboardIn,
+    LinkState,
     Output,
     PowerOff,
     QueueKick,
@@ -108,6 +110,8 @@ SOURCE_PCI = 2
 FIRST_DISK_SLOT = 4
 """PCI slot of bay 0. Every bay has its slot, so that a disk keeps its name whatever else there is."""
 DISK_BAYS = 3
+FIRST_NIC_SLOT = 8
+MAX_NICS = 4
 
 _BAR_SPACING = 64 * KIB  # between the addresses that BARs get at reset
 _BARS_PER_SLOT = 8
@@ -176,12 +180,21 @@ class DiskConfig:
 
 
 @dataclass(frozen=True)
+class NicConfig:
+    """What the guest sees of one NIC: its address, and the longest packet it may send."""
+
+    mac: Annotated[bytes, msgspec.Meta(min_length=6, max_length=6)]
+    mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] = 1500
+
+
+@dataclass(frozen=True)
 class BoardConfig:
     """What to build. All of it decides what the guest sees, so it is equal in all modules.
 
     ``rtc_base_s``: the date at reset, in seconds since 1970; the default is 2026-01-01. ``input``, ``input_after`` and
     ``stop_on``: see ConsoleScript. ``real_time``: at HLT, virtual time does not jump but waits for TimePassed.
-    ``interactive``: input may come at any time, so a guest that waits for it is idle, not halted. ``disks``: by bay.
+    ``interactive``: input may come at any time, so a guest that waits for it is idle, not halted. ``disks``: by bay;
+    ``nics``: by slot.
     """
 
     ram_bytes: int = 256 * MIB
@@ -192,6 +205,7 @@ class BoardConfig:
     real_time: bool = False
     interactive: bool = False
     disks: Annotated[tuple[DiskConfig, ...], msgspec.Meta(max_length=DISK_BAYS)] = ()
+    nics: Annotated[tuple[NicConfig, ...], msgspec.Meta(max_length=MAX_NICS)] = ()
 
 
 @dataclass
@@ -309,6 +323,9 @@ class Board:
                 name,
                 VirtioBlk(disk.size_bytes, disk.read_only, self._wires(name)),
             )
+        for slot, nic in enumerate(config.nics):
+            name = f"nic{slot}"
+            self._plug_device(FIRST_NIC_SLOT + slot, name, VirtioNet(nic.mac, nic.mtu, self._wires(name)))
         # In the order in which they act when several are due; each with the IRQ by which it can wake the CPU.
         self._timed: tuple[tuple[TimedChip, int | None], ...] = (
             (pit, TIMER_IRQ),
@@ -589,6 +606,8 @@ class Board:
                 self.devices[event.device].fail()
             elif isinstance(event, ColdTlb):
                 self._cpu.flush_tlb()
+            elif isinstance(event, LinkState):
+                self._nic(event.device).set_link(event.up)
             elif isinstance(event, TextWatch):
                 self._watched, self._matched = Text(event.text), event.matched
             elif isinstance(event, TimeWatch):
@@ -605,6 +624,12 @@ class Board:
         for queue in event.queues:
             device.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)
 
+    def _nic(self, name: str) -> VirtioNet:
+        device = self.devices[name]
+        if not isinstance(device, VirtioNet):
+            raise LookupError(f"{name} is not a NIC")
+        return device
+
     def check(self, inputs: Sequence[Input]) -> None:
         """Raises LookupError or ValueError for inputs that this board cannot take, whoever made them."""
         for event in inputs:
@@ -616,6 +641,8 @@ class Board:
                     raise ValueError("a write outside RAM")
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device]  # LookupError
+            elif isinstance(event, LinkState):
+                self._nic(event.device)
             elif isinstance(event, TextWatch | TimeWatch | DebugWatch):
                 raise ValueError("nothing that enters the guest")
             elif isinstance(event, ExpectFaults):

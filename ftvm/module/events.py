@@ -115,6 +115,13 @@ class ColdTlb(Input, frozen=True, array_like=True, tag="cold-tlb"):
     """The TLBs are empty from here on, as some module's is: accessed bits in page tables depend on what a TLB holds."""
 
 
+class LinkState(Input, frozen=True, array_like=True, tag="link"):
+    """The cable of the NIC ``device`` was pulled, or put back."""
+
+    device: str
+    up: bool
+
+
 class TextWatch(Input, frozen=True, array_like=True, tag="text-watch"):
     """The epoch ends at the block entry after ``text`` came on the serial console; ``matched`` bytes of it came before.
 
@@ -186,6 +193,7 @@ _inputs = msgspec.msgpack.Decoder(
         | TimePassed
         | DeviceIn
         | DeviceBroken
+        | LinkState
         | ColdTlb
         | TextWatch
         | TimeWatch

@@ -21,6 +21,7 @@ from ftvm.module.chips.virtio_blk import (
     MAX_REQUEST_BYTES,
     SECTOR_BYTES,
 )
+from ftvm.module.chips.virtio_pci import VirtioState
 from ftvm.module.events import DeviceIn, Input
 from ftvm.monitor.devices import FOREVER_S, VirtioHalf
 from ftvm.monitor.eventlog import EventLog
@@ -224,7 +225,7 @@ class Block(VirtioHalf):
         if self._image.position == self._seen_at and self._queue is not None:
             return
         self._seen_at = self._image.position
-        chip = self._chip()
+        chip = self._chip(VirtioState)
         if not chip.live or chip.resets != self._resets:
             self._drop()
             self._resets = chip.resets

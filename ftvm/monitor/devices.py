@@ -6,7 +6,7 @@ an input for all modules.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -22,7 +22,8 @@ ROOM_BYTES = 768 << 10
 FOREVER_S = math.inf
 
 _states = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
-_virtio = msgspec.msgpack.Decoder(VirtioState)
+
+State = TypeVar("State", bound=VirtioState)
 
 
 class Half(Protocol):
@@ -33,6 +34,14 @@ class Half(Protocol):
 
     def kick(self, queue: int) -> None:
         """The driver put something into a queue, and that is verified now."""
+        ...
+
+    def committed(self) -> None:
+        """The image holds another state now. Kicks that led to it were told before."""
+        ...
+
+    def hurry(self) -> bool:
+        """Epochs should be short: somebody waits for what the guest does next."""
         ...
 
     def patience_s(self) -> float:
@@ -85,6 +94,13 @@ class Devices:
                     half.kick(queue)
             case DriverFault(device, reason):
                 tell_broken(self._log, device, reason)
+
+    def committed(self) -> None:
+        for half in self._halves.values():
+            half.committed()
+
+    def hurry(self) -> bool:
+        return any(half.hurry() for half in self._halves.values())
 
     def patience_s(self) -> float:
         return max((half.patience_s() for half in self._halves.values()), default=0.0)
@@ -151,10 +167,16 @@ class VirtioHalf:
         self._log = log
         self._broken = False
 
-    def _chip(self) -> VirtioState:
+    def committed(self) -> None:
+        """Most halves have something to do only when they are kicked."""
+
+    def hurry(self) -> bool:
+        return False
+
+    def _chip(self, kind: type[State]) -> State:
         """The verified state of the chip. Raises QueueBroken for one that cannot be."""
         try:
-            return _virtio.decode(_states.decode(self._image.board)[self.name])
+            return msgspec.msgpack.decode(_states.decode(self._image.board)[self.name], type=kind)
         except (msgspec.DecodeError, LookupError, ValueError) as error:
             raise QueueBroken(f"its state is no state: {error}") from None
 

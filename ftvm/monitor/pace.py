@@ -7,6 +7,8 @@ microseconds, where each reads a device: no fixed number of them suits all guest
 
 EPOCH_S = 0.02
 """Wall time that is aimed at."""
+NETWORK_EPOCH_S = 0.004
+"""The same while frames flow: an answer of a busy guest waits for the end of its epoch (benchmarks/net.md)."""
 FIRST_BLOCKS = 1_000_000
 MIN_BLOCKS = 10_000
 MAX_BLOCKS = 10_000_000
@@ -20,10 +22,18 @@ class Pace:
 
     def __init__(self, fixed: int | None) -> None:
         self._adapts = fixed is None
+        self._epoch_s = EPOCH_S
         self.blocks = FIRST_BLOCKS if fixed is None else fixed
+
+    def aim(self, epoch_s: float) -> None:
+        """From now on epochs are to take about so long."""
+        if self._adapts and epoch_s != self._epoch_s:
+            blocks = int(self.blocks * epoch_s / self._epoch_s)
+            self.blocks = max(MIN_BLOCKS, min(blocks, MAX_BLOCKS))
+            self._epoch_s = epoch_s
 
     def observe(self, blocks: int, epoch_s: float) -> None:
         """An epoch of ``blocks`` took ``epoch_s`` of wall time. One that the guest ended early teaches nothing."""
         if self._adapts and blocks >= self.blocks:
-            wanted = int(blocks * EPOCH_S / max(epoch_s, 1e-6))
+            wanted = int(blocks * self._epoch_s / max(epoch_s, 1e-6))
             self.blocks = max(MIN_BLOCKS, min(wanted, GROWTH * blocks, MAX_BLOCKS))

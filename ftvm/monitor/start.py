@@ -7,7 +7,7 @@ from ftvm.boot.plan import BootPlan
 from ftvm.errors import UnusableFile
 from ftvm.module import events
 from ftvm.module.agenda import expected_faults
-from ftvm.module.board import BoardConfig, DiskConfig, unplugged
+from ftvm.module.board import BoardConfig, DiskConfig, NicConfig, unplugged
 from ftvm.module.events import ExpectFaults
 from ftvm.module.fault import Fault
 from ftvm.module.link import Snapshot
@@ -15,6 +15,7 @@ from ftvm.module.registers import reset_state, with_registers
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.recording import Recording
 from ftvm.monitor.savefile import SavedMachine
+from ftvm.network.frame import format_mac
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,21 @@ class StartState:
     recorded: bool = False
     """What the outside did is in a recording, and the outside is not there."""
 
-    def with_disks(self, disks: tuple[DiskConfig, ...]) -> "StartState":
-        """With these in the bays. Raises UnusableFile when the machine was saved with others."""
-        if disks == self.board.disks or self.recorded:
+    def with_devices(self, disks: tuple[DiskConfig, ...], nics: tuple[NicConfig, ...]) -> "StartState":
+        """With these in bays and slots. Raises UnusableFile when the machine was saved with others."""
+        if (disks, nics) == (self.board.disks, self.board.nics) or self.recorded:
             return self
-        if self.resumed:
+        if self.resumed and disks != self.board.disks:
             raise UnusableFile(
-                f"the machine was saved with {_describe(self.board.disks)}, not with {_describe(disks)}",
+                f"the machine was saved with {_describe_disks(self.board.disks)}, not with {_describe_disks(disks)}",
                 "give the same disks again, in the same order: --disk a.img,b.img",
             )
-        board = replace(self.board, disks=disks)
+        if self.resumed:
+            raise UnusableFile(
+                f"the machine was saved with {_describe_nics(self.board.nics)}, not with {_describe_nics(nics)}",
+                "give NICs with the same addresses and MTUs again, on any legs: --nic LEG,mac=MAC,mtu=BYTES",
+            )
+        board = replace(self.board, disks=disks, nics=nics)
         return replace(self, board=board, snapshot=Snapshot(self.snapshot.arch, unplugged(board).save()))
 
     def expected_faults(self) -> list[Fault]:
@@ -88,6 +94,10 @@ class StartState:
         return cls(state.guest, board, snapshot, saved.fill, state.inputs, state.typed, state.kicked, resumed=True)
 
 
-def _describe(disks: tuple[DiskConfig, ...]) -> str:
+def _describe_disks(disks: tuple[DiskConfig, ...]) -> str:
     sizes = [f"{disk.size_bytes} bytes{', read-only' if disk.read_only else ''}" for disk in disks]
     return f"disks of {'; '.join(sizes)}" if sizes else "no disk"
+
+
+def _describe_nics(nics: tuple[NicConfig, ...]) -> str:
+    return ", ".join([f"a NIC {format_mac(nic.mac)} with MTU {nic.mtu}" for nic in nics]) or "no NIC"

@@ -20,6 +20,8 @@ INDIRECT = 4
 
 NO_INTERRUPT = 1
 """Flag of the available ring."""
+NO_NOTIFY = 1
+"""Flag of the used ring."""
 
 _DESCRIPTOR = struct.Struct("<QIHH")  # address, length, flags, next
 _USED = struct.Struct("<II")  # head, length
@@ -135,9 +137,12 @@ class Virtqueue:
 
     # ---- giving back ----
 
-    def complete(self, used: Sequence[tuple[int, int]]) -> tuple[list[Write], QueueProgress]:
+    def complete(self, used: Sequence[tuple[int, int]], notify: bool = True) -> tuple[list[Write], QueueProgress]:
         """Give chains back, (head, bytes written to it) each, and tell how far the device has come: what to write
-        after the data, and the progress."""
+        after the data, and the progress.
+
+        ``notify``: the driver is to say when it makes more available (2.7.7, 2.7.10).
+        """
         writes: list[Write] = []
         before = self.next_used
         if used:
@@ -150,8 +155,11 @@ class Virtqueue:
                 writes.append((ring, entries[until_wrap:]))
             self.next_used = before + len(used) & 0xFFFF
             writes.append((self._device + 2, _U16.pack(self.next_used)))
-        if self._event_index:  # behind the used ring: notify again when this one is made available
-            writes.append((self._device + _RING_HEAD_BYTES + 8 * self.size, _U16.pack(self.next_avail)))
+        if self._event_index:  # behind the used ring: notify when this one is made available; one behind is never next
+            event = self.next_avail if notify else self.next_avail - 1 & 0xFFFF
+            writes.append((self._device + _RING_HEAD_BYTES + 8 * self.size, _U16.pack(event)))
+        elif _U16.unpack_from(self._ram, self._device)[0] != (0 if notify else NO_NOTIFY):
+            writes.append((self._device, _U16.pack(0 if notify else NO_NOTIFY)))
         interrupt = bool(used) and self._wanted(before)
         return writes, QueueProgress(self.index, self.next_avail, self.next_used, interrupt)
 

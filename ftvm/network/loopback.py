@@ -16,18 +16,25 @@ MAX_WAITING = 1024
 
 
 class Wire:
-    """Joins two legs."""
+    """Joins two legs. Its link is up unless one of them was pulled: also before both are plugged in."""
 
     def __init__(self) -> None:
         self.ends: list[Loopback | None] = [None, None]
+        self.pulled = [False, False]
 
     def plug(self) -> "Loopback":
         """Raises UsageError when both ends are taken."""
         for side, end in enumerate(self.ends):
             if end is None:
+                self.pulled[side] = False
                 leg = self.ends[side] = Loopback(self)
                 return leg
         raise UsageError("a wire has two ends, and both are taken", "give it to two legs")
+
+    def pull(self, leg: "Loopback") -> None:
+        side = self.ends.index(leg)
+        self.ends[side] = None
+        self.pulled[side] = True
 
 
 class Loopback:
@@ -44,7 +51,7 @@ class Loopback:
 
     @property
     def link_up(self) -> bool:
-        return self._peer() is not None
+        return self._open and (self._wire is None or not any(self._wire.pulled))
 
     def _peer(self) -> "Loopback | None":
         if self._wire is None:
@@ -77,7 +84,7 @@ class Loopback:
         if self._open:
             self._open = False
             if self._wire is not None:
-                self._wire.ends = [None if end is self else end for end in self._wire.ends]
+                self._wire.pull(self)
                 self._tell_peer()
             os.close(self._alarm)
 

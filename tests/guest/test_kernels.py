@@ -45,6 +45,9 @@ def test_kernel_does_what_it_must(name: str, modules: int, tmp_path: Path) -> No
         create(legs, parse_size(size))
         options += ["--disk", ",".join(map(str, legs))]
 
+    for nic in expected.get("nics", ()):
+        options += ["--nic", nic]
+
     exit_code, report, console = ftvm_run(name, tmp_path, *options)
 
     assert console == expected["console"]

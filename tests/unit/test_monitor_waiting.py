@@ -155,6 +155,16 @@ def test_a_long_sleep_ends() -> None:
     assert wall.clock.now_ns() == 20 * LAG_FORGIVEN_NS
 
 
+def test_epochs_are_short_at_once_when_somebody_waits_and_long_again_afterwards() -> None:
+    pace = Pace(None)
+    pace.aim(EPOCH_S / 5)
+    assert pace.blocks == FIRST_BLOCKS // 5
+    pace.observe(pace.blocks, EPOCH_S / 5)
+    assert pace.blocks == FIRST_BLOCKS // 5
+    pace.aim(EPOCH_S)
+    assert pace.blocks == FIRST_BLOCKS
+
+
 def test_an_epoch_length_that_was_asked_for_stays() -> None:
     pace = Pace(77)
     pace.observe(77, 5.0)

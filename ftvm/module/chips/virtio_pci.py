@@ -248,7 +248,8 @@ class VirtioPci(PciFunction):
     def config_changed(self) -> None:
         """The device's configuration is another one now."""
         self.state.config_generation = self.state.config_generation + 1 & 0xFF
-        self._notify_config()
+        if self.state.status & DRIVER_OK:
+            self._notify_config()
 
     # ---- for the board ----
 

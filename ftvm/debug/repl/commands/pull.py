@@ -16,5 +16,4 @@ def command(desk: Desk, module: int) -> None:
     Example:
       pull 1
     """
-    desk.leave_past()
     desk.machine.pull(module)

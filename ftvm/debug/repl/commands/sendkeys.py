@@ -17,5 +17,4 @@ def command(desk: Desk, keys: str) -> None:
       sendkeys "root{enter}"
       sendkeys "{ctrl-alt-del}"
     """
-    desk.leave_past()
     desk.machine.send_keys(keys)
