@@ -37,7 +37,7 @@ from ftvm.module.events import DebugHit, DebugWatch, FaultStruck
 from ftvm.module.fault import ALWAYS, AtPosition, Change, Fault, Leg, Operation, Target
 from ftvm.module.fault_check import check
 from ftvm.module.link import Snapshot
-from ftvm.monitor import savefile
+from ftvm.monitor import nursery, savefile
 from ftvm.monitor.bays import Bays, DiskFiles
 from ftvm.monitor.block import Block
 from ftvm.monitor.checkpoint import Checkpoint, Ending
@@ -314,6 +314,7 @@ class Machine:
         service = self._service = Service(config.modules, self._start_module, image, self._log)
         resources.callback(service.close)
         service.start()  # the processes come up while the start image is made
+        nursery.dismiss()
         self._start.fill(image)
         image.stand_at(self._start.snapshot)
         service.fill()

@@ -16,6 +16,10 @@ import click
 from ftvm import __version__
 from ftvm.errors import FtvmError
 from ftvm.exitcodes import ExitCode
+from ftvm.monitor import nursery
+
+NEED_MODULES = ("demo", "replay", "repl", "resume", "run")
+"""Subcommands whose modules come up while the rest of the monitor is loaded; others start them when they need some."""
 
 
 class Subcommands(click.Group):
@@ -62,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for wanted_end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(wanted_end, _leave)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in NEED_MODULES and "--help" not in words:
+        nursery.prepare(2)
     sys.exit(execute(arguments))
 
 

@@ -4,6 +4,7 @@ A module gets a ``Setup`` over a socket, after LENGTH_BYTES of its length, and a
 and reports alternate in the mailbox; the socket stays open as long as the monitor lives.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -59,8 +60,9 @@ class Load(msgspec.Struct, frozen=True):
     release: Release = Release.NONE
 
 
-class Descriptors(msgspec.Struct, frozen=True):
-    """What a module inherits beside its socket, under the same numbers."""
+@dataclass(frozen=True)
+class Descriptors:
+    """What comes with the length of a module's Setup, in this order."""
 
     ram: int
     mailbox: int
@@ -77,7 +79,6 @@ class Setup(msgspec.Struct, frozen=True):
     board: BoardConfig
     start: Snapshot
     spins: int
-    descriptors: Descriptors
     jail: bytes
 
 

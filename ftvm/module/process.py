@@ -1,7 +1,7 @@
 """A module's process: it waits for a command, does it, reports. It touches nothing but its memory and its mailbox.
 
 Started by the monitor as ``python -m ftvm.module.process SOCKET MONITOR``: the number of an inherited socket, on which
-a Setup comes and a SetupAnswer goes, and the monitor's process id.
+a Setup comes, with Descriptors, and a SetupAnswer goes, and the monitor's process id.
 """
 
 import gc
@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import fields
 
 import msgspec
 
@@ -22,6 +23,7 @@ from ftvm.module.injector import Injector
 from ftvm.module.link import (
     LENGTH_BYTES,
     CommandKind,
+    Descriptors,
     Load,
     ModuleEnd,
     Setup,
@@ -35,12 +37,15 @@ _decode_load = msgspec.msgpack.Decoder(Load).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+GARBAGE = 50_000
+"""New objects that may be garbage in cycles, of which a board makes next to none, until Python looks for it."""
+
+
 class Module:
     """A board with its CPU and RAM, driven by commands."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, inherited: Descriptors) -> None:
         self._spins = setup.spins
-        inherited = setup.descriptors
         self._ram = mmap.mmap(inherited.ram, setup.ram_bytes)
         mailbox = mmap.mmap(inherited.mailbox, mailbox_bytes(setup.ram_bytes))
         self._link = ModuleEnd(mailbox, setup.ram_bytes, inherited.command_doorbell, inherited.report_doorbell)
@@ -109,17 +114,18 @@ def main() -> int:
     if lib.ft_link_die_with(monitor) != 0:
         return 0
     with socket.socket(fileno=lifeline) as connection:
+        length, descriptors, _, _ = socket.recv_fds(connection, LENGTH_BYTES, len(fields(Descriptors)))
         with connection.makefile("rb") as incoming:
-            length = int.from_bytes(incoming.read(LENGTH_BYTES), "little")
-            message = incoming.read(length)
+            message = incoming.read(int.from_bytes(length, "little"))
         if not message:
             return 0
-        setup = _decode_setup(message)
+        setup, inherited = _decode_setup(message), Descriptors(*descriptors)
         answer = SetupAnswer()
         try:
-            module = Module(setup)
+            module = Module(setup, inherited)
             gc.freeze()  # what there is now stays: no need to look at it again
-            jail.enter(setup.jail, (setup.descriptors.command_doorbell, setup.descriptors.report_doorbell, lifeline))
+            gc.set_threshold(GARBAGE)
+            jail.enter(setup.jail, (inherited.command_doorbell, inherited.report_doorbell, lifeline))
         except FtvmError as error:
             answer = SetupAnswer(error.message)
         os.write(lifeline, _encode(answer))

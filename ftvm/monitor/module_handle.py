@@ -1,23 +1,18 @@
 """One module as the monitor holds it: its process, its RAM, its mailbox, and how they all end."""
 
 import contextlib
-import fcntl
 import math
 import mmap
 import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-import ftvm
 from ftvm._native import ffi
 from ftvm.errors import EngineError, HostError
 from ftvm.module import jail
@@ -26,7 +21,6 @@ from ftvm.module.link import (
     ANSWER_BYTES,
     LENGTH_BYTES,
     CommandKind,
-    Descriptors,
     LinkFault,
     MonitorEnd,
     Report,
@@ -35,13 +29,13 @@ from ftvm.module.link import (
     Snapshot,
     mailbox_bytes,
 )
+from ftvm.monitor import nursery
 from ftvm.monitor.image import PageList, VerifiedImage, WrittenMemory
+from ftvm.monitor.nursery import LAST_WORDS_BYTES, memory_file
 from ftvm.monitor.poller import Poller
-from ftvm.units import PAGE_BYTES, format_size
+from ftvm.units import PAGE_BYTES
 
 SETUP_TIMEOUT_S = 60.0
-LAST_WORDS_BYTES = 4 * PAGE_BYTES
-"""What a dying module may write to its standard error: it stays in memory, and cannot grow."""
 SLICE_BYTES = 512 * PAGE_BYTES
 """Of a module's memory, freed at a time: some 0.5 ms."""
 
@@ -59,17 +53,6 @@ class ModuleLost(Exception):
         self.how = how
 
 
-def _memory_file(name: str, size_bytes: int) -> int:
-    """Zeros that can be shared with a child, of a fixed size; gone with their last user. Raises HostError."""
-    try:
-        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, size_bytes)
-    except OSError as error:
-        raise HostError(f"no {format_size(size_bytes)} of shared memory: {error.strerror}") from error
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-    return fd
-
-
 @contextlib.contextmanager
 def _refusals_of_the_host() -> Iterator[None]:
     try:
@@ -78,15 +61,8 @@ def _refusals_of_the_host() -> Iterator[None]:
         raise HostError(f"no more descriptors or memory for a module: {error.strerror}") from error
 
 
-def _environment() -> dict[str, str]:
-    """The module imports the same ftvm as the monitor, wherever that was found, and nothing from the working folder."""
-    root = str(Path(ftvm.__file__).parents[1])
-    inherited = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])}
-
-
 class ModuleHandle:
-    """Starts the process at once, so that it comes up while the start image is made.
+    """Takes a process at once, so that it comes up while the start image is made.
 
     Then ``set_up``, ``await_ready``, commands; ``close`` in any case. Raises HostError when the host refuses memory,
     descriptors or a process.
@@ -108,9 +84,8 @@ class ModuleHandle:
                 resources.callback(os.close, fd)
                 return fd
 
-            ram_fd = self._ram_fd = keep(_memory_file(f"ftvm-ram-{index}", ram_bytes))
-            mailbox_fd = keep(_memory_file(f"ftvm-mailbox-{index}", mailbox_bytes(ram_bytes)))
-            self._last_words = keep(_memory_file(f"ftvm-stderr-{index}", LAST_WORDS_BYTES))
+            ram_fd = self._ram_fd = keep(memory_file(f"ftvm-ram-{index}", ram_bytes))
+            mailbox_fd = keep(memory_file(f"ftvm-mailbox-{index}", mailbox_bytes(ram_bytes)))
             command_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             self._report_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             self._ram_map = resources.enter_context(mmap.mmap(ram_fd, ram_bytes))
@@ -119,12 +94,10 @@ class ModuleHandle:
             mailbox = resources.enter_context(mmap.mmap(mailbox_fd, mailbox_bytes(ram_bytes)))
             self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell)
 
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            resources.enter_context(self._socket)
-            self._descriptors = Descriptors(ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
-            with theirs:
-                self._process = self._spawn(theirs.fileno())
-            resources.callback(self._reap)
+            self._descriptors = (ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
+            newborn = nursery.take()
+            resources.callback(newborn.close)
+            self._process, self._socket, self._last_words = newborn.process, newborn.socket, newborn.last_words
             self._pidfd = keep(os.pidfd_open(self._process.pid))
             poller.watch(self._socket.fileno(), self._answered)  # a monitor whose guest sleeps hears that it is ready
             resources.callback(poller.unwatch, self._socket.fileno())
@@ -134,20 +107,6 @@ class ModuleHandle:
             resources.callback(poller.unwatch, self._report_doorbell)
             self._poller = poller
             self._resources = resources.pop_all()
-
-    def _spawn(self, their_socket: int) -> "subprocess.Popen[bytes]":
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "ftvm.module.process", str(their_socket), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._last_words,
-                stderr=self._last_words,
-                pass_fds=(their_socket, *msgspec.structs.astuple(self._descriptors)),
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C and Ctrl-Z in a terminal are for the monitor
-            )
-        except OSError as error:
-            raise HostError(f"module {self.index} cannot be started: {error.strerror}") from error
 
     @property
     def pid(self) -> int:
@@ -163,10 +122,6 @@ class ModuleHandle:
     def _died(self) -> None:
         self.alive = False
         self._poller.unwatch(self._pidfd)
-
-    def _reap(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
     def close(self) -> None:
         """Kill the process if it lives, and give everything back."""
@@ -191,11 +146,10 @@ class ModuleHandle:
 
     def set_up(self, board: BoardConfig, start: Snapshot, spins: int) -> None:
         """Tell it what it is. ``spins``: see SPINS in ftvm/machine.py."""
-        setup = _encode(
-            Setup(self.index, len(self._ram), board, start, spins, self._descriptors, jail.filter_program())
-        )
+        setup = _encode(Setup(self.index, len(self._ram), board, start, spins, jail.filter_program()))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # await_ready says what killed it
-            self._socket.sendall(len(setup).to_bytes(LENGTH_BYTES, "little") + setup)
+            socket.send_fds(self._socket, [len(setup).to_bytes(LENGTH_BYTES, "little")], self._descriptors)
+            self._socket.sendall(setup)
 
     def is_ready(self) -> bool:
         """Whether it takes commands already. Raises as ``await_ready``."""

@@ -10,10 +10,11 @@ import pytest
 from ftvm.errors import HostError
 from ftvm.machine import Machine
 from ftvm.module.link import RegisterBit
-from ftvm.monitor import module_handle, resync, service
+from ftvm.monitor import module_handle, nursery, resync, service
 from ftvm.monitor.epoch import EpochRunner
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FILLING, MODULE_JOINED
 from ftvm.monitor.module_handle import ModuleHandle
+from ftvm.monitor.nursery import Newborn
 from ftvm.monitor.recovery import Recovery
 from ftvm.monitor.service import Service
 from tests.divergence.machines import Run, build, golden, run
@@ -127,18 +128,18 @@ def test_a_module_that_hangs_before_it_joins_keeps_nobody_waiting(monkeypatch: p
 
 def test_a_host_that_refuses_a_process_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "RETRY_S", 0.1)
-    spawn = ModuleHandle._spawn
+    take = nursery.take
     starts: list[int] = []
 
-    def refuse_the_third(self: ModuleHandle, their_socket: int) -> Any:
-        starts.append(self.index)
+    def refuse_the_third() -> Newborn:
+        starts.append(len(starts))
         if len(starts) == 3:
             raise HostError("no more processes")
-        return spawn(self, their_socket)
+        return take()
 
-    monkeypatch.setattr(ModuleHandle, "_spawn", refuse_the_third)
+    monkeypatch.setattr(nursery, "take", refuse_the_third)
     whole = run_until_whole()
-    assert starts == [0, 1, 1, 1]
+    assert len(starts) == 4
     assert whole.events == [(MODULE_FAILED, 1), (MODULE_FAILED, 1), (MODULE_FILLING, 1), (MODULE_JOINED, 1)]
 
 
