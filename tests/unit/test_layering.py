@@ -22,7 +22,7 @@ LAYERS = (
     ("debug",),
     ("guests",),
     ("campaign", "bench"),
-    ("cli",),
+    ("cli", "pytest_plugin"),
     ("__main__",),
 )
 HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
