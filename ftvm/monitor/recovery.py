@@ -25,7 +25,7 @@ from ftvm.errors import EngineError, HostError
 from ftvm.module.link import CommandKind, Load, Report, Snapshot
 from ftvm.monitor.compare import Difference, Divergence, compare
 from ftvm.monitor.epoch import Attempt, Epoch, EpochRunner, Result
-from ftvm.monitor.image import VerifiedImage, WrittenMemory
+from ftvm.monitor.image import PageList, VerifiedImage, WrittenMemory
 from ftvm.monitor.module_handle import ModuleHandle, ModuleLost
 from ftvm.units import PAGE_BYTES
 
@@ -208,19 +208,22 @@ class Recovery:
 
     def _again(self, modules: Sequence[ModuleHandle], epoch: Epoch, everywhere: bool) -> list[Result]:
         """All return to the verified state, with cold TLBs, and run the epoch; results of those who lived."""
+        pages = None if everywhere else PageList.of(self._image.compared_pages())
         for module in modules:
             module.restore(self._image, everywhere)
-        loaded = self._load(modules)
+        loaded = self._load(modules, pages)
         self._bury(loaded)
         attempt = self._runner.run([result.module for result in loaded.results], epoch, again=True)
         self._bury(attempt)
         return attempt.results
 
-    def _load(self, modules: Sequence[ModuleHandle]) -> Attempt:
-        """Registers and chips of the verified state; RAM was put right before. TLBs are cold afterwards."""
-        snapshot = msgspec.msgpack.encode(Load(Snapshot(self._image.arch, self._image.board)))
+    def _load(self, modules: Sequence[ModuleHandle], pages: PageList | None = None) -> Attempt:
+        """Registers and chips of the verified state; RAM was put right before, in ``pages`` or anywhere: what was
+        translated from there is dropped. TLBs are cold afterwards."""
+        snapshot = Snapshot(self._image.arch, self._image.board)
+        payload = msgspec.msgpack.encode(Load(snapshot, None if pages is None else pages.encode()))
         self._on_cold_tlbs()
-        return self._runner.command(modules, CommandKind.LOAD, payload=snapshot)
+        return self._runner.command(modules, CommandKind.LOAD, payload=payload)
 
     def _bury(self, attempt: Attempt) -> None:
         for loss in attempt.losses:
