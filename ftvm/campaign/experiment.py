@@ -8,9 +8,8 @@ from ftvm.campaign.plan import Column
 class Experiment(msgspec.Struct, frozen=True):
     """One fault, in one guest: ``guest`` and ``group`` are indices in the plan.
 
-    ``seed`` with the plan decides everything else; the rest is what it decided. ``fault`` is encoded (faults.encode);
-    ``target`` and ``bit`` say for tables what it hits, ``kind`` how. ``weight`` is how many faults of the whole space
-    this one stands for (1 unless pruned).
+    ``seed`` with the plan decides everything else; the rest is what it decided. ``fault`` is in the notation of
+    ``ftvm run --fault``; ``target`` and ``bit`` say for tables what it hits, ``kind`` how.
     """
 
     id: int
@@ -21,8 +20,7 @@ class Experiment(msgspec.Struct, frozen=True):
     target: str
     bit: int | None
     kind: str
-    fault: bytes
-    weight: float = 1.0
+    fault: str
 
 
 class Trial(msgspec.Struct, frozen=True):

@@ -61,13 +61,17 @@ class GuestPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where faults strike, all bits and positions alike: ``targets`` as in docs/campaign-plans.md.
 
-    ``weight`` makes this group as likely as its weight says, whatever its size.
+    ``kind`` and ``lasting`` (``for``) as in docs/fault-plans.md, on ``width`` neighbouring bits. ``common_mode``: the
+    same in all modules. ``weight`` makes this group as likely as its weight says, whatever its size.
     """
 
     targets: Annotated[list[Text], Meta(min_length=1)]
     kind: Text = "flip"
+    width: Annotated[int, Meta(ge=1, le=64)] = 1
+    lasting: int | str | None = None
+    milliseconds: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    common_mode: bool = False
     weight: Weight | None = None
-    duration: int | str | None = None
 
 
 class CampaignPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,8 +16,9 @@ from ftvm.campaign.experiment import Experiment, Trial
 from ftvm.campaign.guest import config_of, symbols_of
 from ftvm.campaign.outcome import classify, classify_alone
 from ftvm.campaign.plan import CampaignPlan, Column, GuestPlan
-from ftvm.campaign.space import decode_fault
+from ftvm.campaign.space import fault_of
 from ftvm.campaign.work import Golden
+from ftvm.debug.code import code_address
 from ftvm.errors import HostError, UnusableFile
 from ftvm.machine import Machine
 from ftvm.module.fault import Fault, RamBit
@@ -226,7 +227,7 @@ class Rig:
         self._plan = plan
         self._stands: dict[Column, Stand] = {}
         self._symbols = symbols_of(plan.guest[guest])
-        self.golden = self._stand(plan.columns[0]).golden
+        self.golden = self.stand(plan.columns[0]).golden
 
     def close(self) -> None:
         """No process or memory of its machines is left."""
@@ -236,12 +237,12 @@ class Rig:
 
     def conduct(self, experiment: Experiment, column: Column) -> Trial:
         """Run one experiment in one column. Raises whatever the machine raises: it must not."""
-        stand = self._stand(column)
+        stand = self.stand(column)
         stand.go(experiment.position)
-        fault = decode_fault(experiment.fault)
+        fault = fault_of(experiment, self.golden.ram_bytes)
         place = self._symbols.place(_address(fault, stand.machine))
         began_s = time.monotonic()
-        inject(stand.machine, experiment, column)
+        inject(stand.machine, fault, column)
         course = _Course(stand, experiment.position)
         course.run()
         wall_s = time.monotonic() - began_s
@@ -266,20 +267,19 @@ class Rig:
             converged=course.converged,
             wall_ms=round(wall_s * 1e3, 3),
         )
-        if not stand.whole():
+        if not stand.whole() or fault.lasting or fault.every:  # what is broken in a module is not restored
             self._stands.pop(column).close()
         return trial
 
-    def _stand(self, column: Column) -> Stand:
+    def stand(self, column: Column) -> Stand:
         stand = self._stands.get(column)
         if stand is None:
             stand = self._stands[column] = Stand(self._plan, self._plan.guest[self.guest], column)
         return stand
 
 
-def inject(machine: Machine, experiment: Experiment, column: Column) -> None:
-    """Tell a machine that stands at the experiment's position, or before it, of its fault."""
-    fault = decode_fault(experiment.fault)
+def inject(machine: Machine, fault: Fault, column: Column) -> None:
+    """Tell a machine that stands at the fault's position, or before it."""
     machine.inject(msgspec.structs.replace(fault, module=0) if column == "simplex" else fault)
 
 
@@ -287,8 +287,7 @@ def _address(fault: Fault, machine: Machine) -> int:
     """What the fault hits: the datum, or the code that is about to run."""
     if isinstance(fault.target, RamBit):
         return fault.target.offset
-    registers = machine.modules[0].registers
-    return registers["cs.base"] + registers["rip"]
+    return code_address(machine.modules[0].registers)
 
 
 def _detected_at(incident: Incident) -> int:

@@ -10,18 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from ftvm.campaign.experiment import Experiment
-from ftvm.campaign.plan import CampaignPlan, share
+from ftvm.campaign.plan import CampaignPlan, FaultPlan, share
 from ftvm.campaign.statistics import sample_size
 from ftvm.campaign.targets import Target, targets
 from ftvm.campaign.work import Golden
-from ftvm.errors import UsageError
-from ftvm.module.fault import AtPosition, Fault
-
-_encode = msgspec.msgpack.Encoder().encode
-decode_fault = msgspec.msgpack.Decoder(Fault).decode
+from ftvm.errors import FtvmError, UsageError
+from ftvm.faults.notation import Guest, parse_fault
+from ftvm.module.board import BoardConfig, unplugged
+from ftvm.module.fault import Fault
+from ftvm.module.fault_check import check
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class Space:
                 raise UsageError(f"the guest {plan.guest[guest].image} ends where its experiments start")
             for group, fault in enumerate(plan.fault):
                 found = targets(fault.targets, run.ram_bytes, image)
+                _check(fault, found, run.ram_bytes)
                 ends = list(itertools.accumulate(target.bits for target in found))
                 size = ends[-1] * (run.end - run.start)
                 # Uniform over all faults, unless the plan says how likely a guest or a group is.
@@ -85,7 +84,8 @@ class Space:
         index = dice.randrange(stratum.ends[-1])
         which = bisect.bisect_right(stratum.ends, index)
         target = stratum.targets[which]
-        struck, bit = target.bit(index - (stratum.ends[which - 1] if which else 0))
+        plan = self._plan.fault[stratum.group]
+        where, bit = target.place(index - (stratum.ends[which - 1] if which else 0), plan.width)
         module = dice.randrange(2)
         return Experiment(
             id=number,
@@ -95,6 +95,43 @@ class Space:
             module=module,
             target=target.name,
             bit=bit,
-            kind=self._plan.fault[stratum.group].kind,
-            fault=_encode(Fault(module, AtPosition(position), struck)),
+            kind=plan.kind,
+            fault=_notation(plan, where, module, position, dice.randrange(1 << 32)),
         )
+
+
+def fault_of(experiment: Experiment, ram_bytes: int) -> Fault:
+    """What the experiment's notation means. Raises UsageError."""
+    return parse_fault(experiment.fault, Guest(ram_bytes))
+
+
+def _notation(plan: FaultPlan, where: str, module: int, position: int, seed: int) -> str:
+    """A fault as ftvm/faults/notation.py reads it, and as ``ftvm run --fault`` takes it."""
+    words = {
+        "module": "all" if plan.common_mode else str(module),
+        "target": where,
+        "kind": plan.kind,
+        "at": str(position),
+    }
+    if where.startswith(("phys:", "mem:", "pte:")):
+        # Found at the next sync point, and code that was translated from there is dropped. Otherwise what happens
+        # would depend on what was translated before.
+        words["logged"] = "true"
+    if plan.kind == "random":
+        words["seed"] = str(seed)
+    if plan.kind == "slow":
+        words["milliseconds"] = str(plan.milliseconds)
+    if plan.lasting is not None or plan.kind.startswith("stuck"):
+        words["for"] = str(plan.lasting or "always")
+    return ",".join(f"{name}={value}" for name, value in words.items())
+
+
+def _check(plan: FaultPlan, found: Sequence[Target], ram_bytes: int) -> None:
+    """One fault of each target, so that what cannot be shows before anything is run. Raises UsageError."""
+    chips = unplugged(BoardConfig(ram_bytes=ram_bytes)).chips
+    for target in found:
+        text = _notation(plan, target.place(0, plan.width)[0], 0, 0, 0)
+        try:
+            check(parse_fault(text, Guest(ram_bytes)), ram_bytes, chips)
+        except FtvmError as error:
+            raise UsageError(f"target {target.name}, kind {plan.kind}: {error.message}", error.hint) from None

@@ -1,8 +1,9 @@
-"""What the word for a target in a plan stands for: the bits that a fault can strike.
+"""What the word for a target in a plan stands for: the places that a fault can strike.
 
 docs/campaign-plans.md lists the words.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,30 +13,39 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from ftvm.errors import UsageError
-from ftvm.memory_map import ram_offset
-from ftvm.module.fault import RamBit, RegisterBit
+from ftvm.memory_map import physical, ram_offset
 from ftvm.module.registers import REGISTERS
 
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 _TIME = ("position", "skipped_ns", "interrupt_shadow", "halted", "nmi_pending", "nmi_blocked")
 
+MODULE_KINDS = ("kill", "hang", "slow")
+_IN_NOTATION = re.compile(r"((?:mem|pte|tlb|chip):[^,]+):(\d+)-(\d+)")
+"""Targets of ftvm/faults/notation.py that name their own bits."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """``bits`` that may flip, in a register (``first`` is 0) or in RAM from byte ``first`` on."""
+    """``bits`` from ``lowest`` on that may be struck, in what the notation of faults calls ``name``; in RAM, from byte
+    ``first`` on. A module as a whole counts as one bit."""
 
     name: str
     bits: int
     first: int | None = None
+    lowest: int = 0
 
-    def bit(self, index: int) -> tuple[RegisterBit | RamBit, int]:
-        """The bit of that index, and its number within its register or byte."""
-        if self.first is None:
-            return RegisterBit(self.name, index), index
-        # Entered in the dirty log, so that it is found at the next sync point and code that was translated from the
-        # byte is dropped. Otherwise what happens would depend on what was translated before.
-        return RamBit(self.first + index // 8, index % 8, logged=True), index % 8
+    def place(self, index: int, width: int) -> tuple[str, int | None]:
+        """What the notation calls ``width`` bits from the bit of that index on, or as many as there are; and which bit
+        of its register or byte that is."""
+        if self.name == "module":
+            return "module", None
+        bit = self.lowest + index
+        name, number = self.name, bit
+        if self.first is not None:
+            name, number = f"phys:{physical(self.first + bit // 8):#x}", bit % 8
+        last = number + min(width, self.bits - index) - 1
+        return f"{name}:{number}" if last == number else f"{name}:{number}-{last}", number
 
 
 @dataclass(frozen=True)
@@ -107,8 +117,15 @@ def _targets(word: str, ram_bytes: int, image: Path) -> list[Target]:
         return [_register(name) for name in groups[word]]
     if word in REGISTERS:
         return [_register(word)]
+    if word == "module":
+        return [Target("module", 1)]
     if word == "ram":
         return [Target("ram", ram_bytes * 8, 0)]
+    if match := _IN_NOTATION.fullmatch(word):
+        lowest, highest = int(match[2]), int(match[3])
+        if highest < lowest:
+            raise UsageError(f"{word!r} has no bits", "write the lower one first: 0-15")
+        return [Target(match[1], highest - lowest + 1, lowest=lowest)]
     kind, _, what = word.partition(":")
     if kind == "ram":
         return [_range(word, what, ram_bytes)]
@@ -119,7 +136,8 @@ def _targets(word: str, ram_bytes: int, image: Path) -> list[Target]:
         return [_bytes(word, of_image[0].first, of_image[0].end, ram_bytes)]
     raise UsageError(
         f"{word!r} is no target",
-        f"a register such as rax, {', '.join(groups)}, registers, ram, ram:FIRST-END, symbol:NAME or section:NAME",
+        f"a register such as rax, {', '.join(groups)}, registers, ram, ram:FIRST-END, symbol:NAME, section:NAME,"
+        " module, or pte:, tlb:, mem: and chip: with their bits, such as chip:pit.counters[0].initial:0-15",
     )
 
 

@@ -8,6 +8,7 @@ from ftvm.campaign.experiment import Experiment
 from ftvm.campaign.guest import config_of, symbols_of
 from ftvm.campaign.plan import CampaignPlan, Column
 from ftvm.campaign.rig import inject
+from ftvm.campaign.space import fault_of
 from ftvm.debug.repl.desk import Desk
 from ftvm.debug.repl.interpreter import Interpreter
 from ftvm.debug.repl.output import Output
@@ -32,11 +33,8 @@ def replay(plan: CampaignPlan, experiment: Experiment, column: Column, lines: It
                 "replay needs the same image as the campaign had",
             )
         desk.attach(machine)
-        inject(machine, experiment, column)
-        bit = "" if experiment.bit is None else f" bit {experiment.bit}"
-        desk.out.line(
-            f"{desk.here()}; next: {experiment.kind} of {experiment.target}{bit} in module {experiment.module}"
-        )
+        inject(machine, fault_of(experiment, guest.memory_bytes), column)
+        desk.out.line(f"{desk.here()}; next: {experiment.fault}")
         if lines is not None:
             run_lines(desk, interpreter, lines, name)
         elif terminal.in_foreground(KEYBOARD) and sys.stdout.isatty():

@@ -105,6 +105,11 @@ class ModuleView:
         return self._slot.restarts
 
     @property
+    def join_pause_ms(self) -> float | None:
+        """How long the guest stood still when the module last came back; None if it never did."""
+        return self._slot.join_pause_ms
+
+    @property
     def registers(self) -> Registers:
         return Registers(self._arch())
 

@@ -27,7 +27,7 @@ def small(**changes: str) -> CampaignPlan:
 
 def experiment(number: int, guest: int = 0, position: int | None = None) -> Experiment:
     return Experiment(
-        number, guest, 0, number if position is None else position, number % 2, "rax", number % 64, "flip", b"fault"
+        number, guest, 0, number if position is None else position, number % 2, "rax", number % 64, "flip", "fault"
     )
 
 

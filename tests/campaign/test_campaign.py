@@ -20,14 +20,14 @@ from ftvm.campaign.campaign import MakePool
 from ftvm.campaign.dask_pool import DaskPool
 from ftvm.campaign.experiment import Trial
 from ftvm.campaign.outcome import Outcome
-from ftvm.campaign.plan import CampaignPlan
+from ftvm.campaign.plan import CampaignPlan, parse_plan
 from ftvm.campaign.pool import MAX_ATTEMPTS, LocalPool
 from ftvm.campaign.store import Store
 from ftvm.campaign.summary import summarize
 from ftvm.campaign.work import Assignment, Batch, Task, batches
 from ftvm.errors import FtvmError, HostError
 from ftvm.exitcodes import ExitCode
-from tests.campaign.plans import experiment, small
+from tests.campaign.plans import SMALL, experiment, small
 
 COLUMNS = ("duplex", "simplex")
 
@@ -127,12 +127,12 @@ def test_a_machine_that_raises_is_a_result_and_the_next_experiment_runs(finished
     with Store.read(finished) as store:
         assignment = campaign.assignment_of(store)
         sound = store.experiment(0)
-    broken = msgspec.structs.replace(sound, id=1, fault=b"nonsense")
+    broken = msgspec.structs.replace(sound, id=1, fault="nonsense")
     tasks = [Task(broken, ("duplex",)), Task(sound, ("duplex",))]
     with LocalPool(assignment, 1) as pool:
         results = [trial for answer in pool.results([Batch(0, tasks)]) for trial in answer]
     assert (results[0].experiment, results[0].outcome) == (1, Outcome.MACHINE_CRASH)
-    assert "msgspec" in (results[0].error or "")
+    assert "nonsense" in (results[0].error or "")
     assert results[1].outcome in (Outcome.MASKED, Outcome.RECOVERED)
 
 
@@ -227,6 +227,27 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> N
         assert len(done(path)) == len(set(done(path)))
     subprocess.run(resume, check=True, capture_output=True)
     assert done(path) == list(range(300))
+
+
+@pytest.mark.parametrize(
+    ("fault", "duplex", "simplex"),
+    [
+        ('targets = ["module"]\nkind = "kill"', {Outcome.FAILED_OVER}, {Outcome.CRASH}),
+        ('targets = ["module"]\nkind = "slow"\nmilliseconds = 1', {Outcome.MASKED}, {Outcome.MASKED}),
+        ('targets = ["rsp"]\nkind = "stuck-at-1"', {Outcome.FAILED_OVER, Outcome.MASKED}, None),
+        ('targets = ["rbx"]\nkind = "random"\nwidth = 64', {Outcome.RECOVERED}, None),
+        ('targets = ["pte:0x100000:12-20"]', {Outcome.RECOVERED, Outcome.MASKED}, None),
+        ('targets = ["chip:pit.counters[0].initial:0-15"]', {Outcome.RECOVERED}, {Outcome.MASKED}),
+        ('targets = ["section:.rodata"]\ncommon_mode = true', {Outcome.MASKED, Outcome.SDC}, None),
+    ],
+)
+def test_faults_of_every_kind_are_in_campaigns(
+    fault: str, duplex: set[Outcome], simplex: set[Outcome] | None, tmp_path: Path
+) -> None:
+    plan = parse_plan(f"{SMALL.partition('[[fault]]')[0]}[[fault]]\n{fault}", "kinds")
+    results = run(tmp_path / "r", msgspec.structs.replace(plan, experiments=4), local(1))
+    assert {trial.outcome for trial in results if trial.column == "duplex"} <= duplex
+    assert simplex is None or {trial.outcome for trial in results if trial.column == "simplex"} <= simplex
 
 
 def test_batches_are_of_one_guest_and_in_the_order_of_positions() -> None:
