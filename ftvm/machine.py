@@ -405,11 +405,13 @@ class Machine:
         timeout_s: float | None = None,
         watch: DebugWatch | None = None,
         passed: frozenset[int] = frozenset(),
+        sync_points: int | None = None,
     ) -> Ending | None:
         """Run the guest until it comes to ``position`` (or to a moment of waiting there), or ``text`` came on the
         serial console since it last stood still, or ``watch`` found something (see ``hit``; at a block entry, and not
-        for the breakpoints ``passed`` in the first block); None says so. Otherwise what ended the stretch before: the
-        end of the guest, ``timeout`` after ``timeout_s`` or the configuration's own, ``stopped``, ``fail-stop``.
+        for the breakpoints ``passed`` in the first block), or to so many ``sync_points`` from here; None says so.
+        Otherwise what ended the stretch before: the end of the guest, ``timeout`` after ``timeout_s`` or the
+        configuration's own, ``stopped``, ``fail-stop``.
 
         After a text it stands at the block that follows the text's last byte, whatever the length of the epochs. After
         a timeout or a stop, it can go on. Inside a context only. Raises UsageError, HostError, EngineError.
@@ -421,7 +423,9 @@ class Machine:
         if text == "":
             raise UsageError("an empty text to wait for")
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return lockstep.advance(Goal(moment, None if text is None else text.encode(), until_s, watch, passed))
+        return lockstep.advance(
+            Goal(moment, None if text is None else text.encode(), until_s, watch, passed, sync_points=sync_points)
+        )
 
     @property
     def hit(self) -> DebugHit | None:
@@ -662,6 +666,11 @@ class Machine:
 
     def _verified_board(self) -> bytes:
         return b"" if self._image is None else self._image.board
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the guest's RAM."""
+        return self._config.memory_bytes
 
     @property
     def position(self) -> int:

@@ -29,6 +29,7 @@ from ftvm.machine import Machine
 from ftvm.module import events
 from ftvm.module.events import ColdTlb, DebugHit, DebugWatch
 from ftvm.monitor.checkpoint import Checkpoint, Ending
+from ftvm.monitor.compare import Difference
 from ftvm.monitor.lockstep import Goal
 from ftvm.monitor.recording import Recording
 from ftvm.monitor.recovery import Incident
@@ -111,6 +112,10 @@ class Session:
         """The modules stand at the verified state. Otherwise they went on from it without being compared."""
         return not self._loop.venturing
 
+    def differences(self) -> tuple[Difference, ...]:
+        """What differs between the modules here: registers, chips, and memory that was written since they agreed."""
+        return self._loop.differences()
+
     @property
     def ending(self) -> Ending | None:
         """How the guest ended, if it stands at its end; of a recording: how that ended, where it does."""
@@ -162,6 +167,13 @@ class Session:
     def step_epoch(self) -> Ending | None:
         """On by as many blocks as the machine would have run before its next comparison."""
         return self.step_blocks(self._loop.epoch_blocks)
+
+    def step_sync(self) -> Ending | None:
+        """On to the next comparison of the modules."""
+        self._commit_here()
+        ending = self.machine.run_until(sync_points=1)
+        self._look_at_present()
+        return ending
 
     def step_instructions(self, count: int = 1) -> Ending | None:
         """On by so many instructions; an interrupt or exception that is taken instead of one counts as one."""

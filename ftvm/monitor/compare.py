@@ -4,7 +4,7 @@ The quick question is whether reports are equal as bytes; only when they are not
 output looked at by name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import msgspec
 from ftvm.module.board import StopKind
 from ftvm.module.link import Report
 from ftvm.module.registers import REGISTERS
-from ftvm.monitor.image import BadDirtyLog, ByteRun, VerifiedImage, WrittenMemory
+from ftvm.monitor.image import MAX_RUNS, BadDirtyLog, ByteRun, VerifiedImage, WrittenMemory
+from ftvm.units import PAGE_BYTES
 
 Value = int | bytes | str
 """What one module holds: a number, bytes, or a description."""
@@ -115,6 +116,48 @@ def _memory(runs: Sequence[ByteRun], memories: Sequence[WrittenMemory]) -> Itera
     for run in runs:
         values = tuple(memory.read(run.offset, run.size) for memory in memories)
         yield Difference("memory", f"ram {run.offset:#x}", values)
+
+
+def differences_now(
+    reports: Sequence[Report], memories: Sequence[memoryview], pages: Iterable[int]
+) -> tuple[Difference, ...]:
+    """What differs between modules that stand still, wherever they do: registers, chips, and memory in these pages.
+
+    They are looked at as they are; this is for people, and no verdict.
+    """
+    runs: list[tuple[int, int]] = []
+    for page in pages:
+        first = page * PAGE_BYTES
+        contents = [memory[first : first + PAGE_BYTES].tobytes() for memory in memories]
+        if _differ(contents):
+            runs += _differing_runs(first, contents)
+            if len(runs) >= MAX_RUNS:
+                break
+    memory = (
+        Difference("memory", f"ram {at:#x}", tuple(memory[at : at + size].tobytes() for memory in memories))
+        for at, size in runs[:MAX_RUNS]
+    )
+    places = [(report.position, report.instruction) for report in reports]
+    return (
+        *([Difference("stop", "place", tuple(f"{p} +{i}" for p, i in places))] if _differ(places) else ()),
+        *_registers(reports),
+        *_packed("chip", [report.board for report in reports]),
+        *memory,
+    )
+
+
+def _differing_runs(first: int, contents: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of each stretch of a page in which the contents differ."""
+    start = None
+    for at, column in enumerate(zip(*contents, strict=True)):
+        differs = len(set(column)) > 1
+        if differs and start is None:
+            start = at
+        elif not differs and start is not None:
+            yield first + start, at - start
+            start = None
+    if start is not None:
+        yield first + start, PAGE_BYTES - start
 
 
 def compare(image: VerifiedImage, reports: Sequence[Report], memories: Sequence[WrittenMemory]) -> Divergence | None:

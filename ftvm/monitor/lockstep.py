@@ -35,7 +35,7 @@ from ftvm.module.events import (
 from ftvm.module.fault import Fault, LinearBit, PageTableBit, RamBit
 from ftvm.module.link import CommandKind, Load, Release, Report, Snapshot
 from ftvm.monitor.checkpoint import Checkpoint, Ending
-from ftvm.monitor.compare import compare
+from ftvm.monitor.compare import Difference, compare, differences_now
 from ftvm.monitor.console import Console
 from ftvm.monitor.devices import FOREVER_S, ROOM_BYTES, Devices
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
@@ -74,6 +74,8 @@ class Goal:
     passed: frozenset[int] = frozenset()
     inputs: int = 0
     """At the moment, so many must have been taken too."""
+    sync_points: int | None = None
+    """Or to so many of them from here."""
 
 
 _HALTED = Ending("halted")
@@ -175,7 +177,7 @@ class Lockstep:
         self.inputs_logged = 0
         self.hit: DebugHit | None = None
         """What the goal's watch found, if that ended the last stretch."""
-        self._began_at = 0
+        self._began_at = self._began_syncs = 0
         self.inputs_taken = 0
         """Those that are part of the verified state."""
         self.newest_ending: Ending | None = None
@@ -235,7 +237,7 @@ class Lockstep:
         """
         self._goal, self._at_once = goal, at_once
         self._text, self._text_matched = Text(goal.text) if goal.text else None, 0
-        self.hit, self._began_at = None, self._image.position
+        self.hit, self._began_at, self._began_syncs = None, self._image.position, self.sync_points
         self._stopped_s = None
         if self.ending is not None and not (self.ending == _HALTED and self._console.pending()):
             return self.ending
@@ -311,6 +313,13 @@ class Lockstep:
         """Where each module in service stands: position, and instructions executed of the block entered there."""
         reports = [module.report for module in self._service.in_service]
         return [(report.position, report.instruction) for report in reports if report is not None]
+
+    def differences(self) -> tuple[Difference, ...]:
+        """What differs between the modules in service where they stand now, as far as anybody wrote it."""
+        modules = [module for module in self._service.in_service if module.report is not None]
+        pages = sorted((self._away or set()) | self._tainted)
+        reports = [module.report for module in modules if module.report is not None]
+        return differences_now(reports, [module.memory() for module in modules], pages)
 
     def next_stop(self) -> Moment | None:
         """In a run that is repeated: the next moment after this one at which something enters, or the end of it."""
@@ -498,6 +507,8 @@ class Lockstep:
         if self.hit is not None or (self._text is not None and self._text_matched == len(self._text)):
             return True
         goal = self._goal
+        if goal.sync_points is not None and self.sync_points - self._began_syncs >= goal.sync_points:
+            return True
         if goal.moment is None or self.moment < goal.moment:
             return False
         return self.inputs_taken >= goal.inputs or self.moment > goal.moment

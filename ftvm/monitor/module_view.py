@@ -147,6 +147,13 @@ class ModuleView:
             raise UsageError(f"nothing is mapped at {address + len(data):#x}")
         return data
 
+    def physical(self, address: int) -> int:
+        """Where a linear address is, through the page tables that this module uses now. Raises UsageError."""
+        gpa = LinearMemory(self._handle().memory(), self._arch()).translate(address)
+        if gpa is None:
+            raise UsageError(f"nothing is mapped at {address:#x}")
+        return gpa
+
     def _handle(self) -> ModuleHandle:
         handle = self._slot.handle
         if handle is None or handle.closed:

@@ -22,11 +22,17 @@ COMMANDS = discovery.all_commands()
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Session]:
-    """A machine in the middle of its work."""
+def running() -> Iterator[Session]:
     with session("workload") as workload:
         workload("run until position 1M")
         yield workload
+
+
+@pytest.fixture
+def shared(running: Session) -> Session:
+    """A machine in the middle of its work; tests that do not change its run share it."""
+    running("goto 1M")
+    return running
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -52,7 +58,7 @@ def test_help_lists_every_command(shared: Session) -> None:
 
 def test_a_command_may_be_shortened_while_it_is_clear(shared: Session) -> None:
     assert shared("verd") == shared("verdict")
-    assert "do you mean" in shared.refused("s")
+    assert "do you mean" in shared.refused("st")
     assert "do you mean status" in shared.refused("statsu")
     assert "'help' lists" in shared.refused("xyzzy")
 
@@ -89,6 +95,30 @@ def test_a_command_may_be_shortened_while_it_is_clear(shared: Session) -> None:
         r'type "\x"',
         "help nosuch",
         "status extra words",
+        "run until what where",
+        "step nosuch",
+        "step 0",
+        "step 1 2 3",
+        "step 1000000",
+        "back epoch",
+        "back nosuch",
+        "back continue nosuch",
+        "back continue",
+        "goto nosuch",
+        "goto fault",
+        "goto fault 7",
+        "goto 1M 100",
+        "checkpoint fault",
+        "checkpoint 7",
+        "break nosuch",
+        "delete 99",
+        "watch $rip",
+        "watch $nosuch",
+        "watch $rbx --read",
+        "watch main 0",
+        "watch 0x1ffe 8",
+        "watch 0x7fffffffffff",
+        "watch 0xffff 2 --port",
     ],
 )
 def test_what_cannot_be_is_one_clear_error(shared: Session, line: str) -> None:
@@ -154,9 +184,8 @@ def test_the_screen_can_be_seen_and_drawn(shared: Session, tmp_path: Path) -> No
 def test_the_machine_is_saved_and_goes_on(shared: Session, tmp_path: Path) -> None:
     assert "ftvm resume" in shared(f"save {tmp_path}/here.save")
     assert (tmp_path / "here.save").stat().st_size > 0
-    before = shared.desk.machine.position
     shared("run until position +1")
-    assert shared.desk.machine.position == before + 1
+    assert shared.desk.session.position == 1_000_001
 
 
 def test_python_is_one_key_away(shared: Session) -> None:
@@ -202,6 +231,9 @@ def test_what_an_option_or_a_word_can_be_is_completed(shared: Session) -> None:
     assert "regs --differ" in offered("regs --d")
     assert offered("regs -m ") == ["regs -m 0", "regs -m 1"]
     assert "help status" in offered("help st")
+    assert "step block" in offered("step b")
+    assert "goto present" in offered("goto p")
+    assert "break main" in offered("break mai")
     assert "sendkeys {enter}" in offered("sendkeys {en")
     assert offered("!mach") == []
     assert offered("nosuch wor") == []
@@ -257,6 +289,98 @@ def test_a_divergence_is_told_listed_and_explained() -> None:
         assert "module 1: " in machine("run until position +1000")
         assert re.search(r"^1 +1,000,000 .*module 1 +transient", machine("verdict"), re.MULTILINE)
         assert machine("verdict 1").startswith("DIVERGENCE after position 1000000")
+
+
+# ---- back and forth ----
+
+
+@pytest.fixture
+def workload() -> Iterator[Session]:
+    with session("workload") as machine:
+        machine("run until position 1M")
+        yield machine
+
+
+def place(machine: Session) -> tuple[int, int]:
+    return machine.desk.session.position, machine.desk.session.instruction
+
+
+def test_steps_of_every_kind_go_on_and_back(workload: Session) -> None:
+    assert "=> 0x100214 " in workload("step")
+    assert place(workload) == (1_000_000, 1)
+    workload("step block")
+    assert place(workload) == (1_000_001, 0)
+    workload("step i 7")
+    workload("back 7")
+    assert place(workload) == (1_000_001, 0)
+    assert "(the present is " in workload("back step block 3")
+    assert place(workload) == (999_998, 0)
+    workload("goto present")
+    workload("step sync")
+    after = place(workload)
+    workload("step epoch")
+    assert place(workload) > after > (1_000_001, 0)
+
+
+def test_an_empty_line_repeats_a_step_and_nothing_else(workload: Session) -> None:
+    workload("step block")
+    workload.interpreter.repeat()
+    assert place(workload) == (1_000_002, 0)
+    workload("pull 1")
+    workload.interpreter.repeat()
+    assert "simplex" in workload("status")
+
+
+def test_places_are_gone_to_by_number_and_by_name(workload: Session) -> None:
+    workload("checkpoint here")
+    workload("goto 999999 2")
+    assert place(workload) == (999_999, 2)
+    workload("goto here")
+    assert place(workload) == (1_000_000, 0)
+    workload("goto -500")
+    assert place(workload) == (999_500, 0)
+    workload("goto present")
+    assert place(workload) == (1_000_000, 0)
+    shown = workload("timeline")
+    for line in (r"^ *0 +the session began", r"^1,000,000 +place 'here'", r"^1,000,000 +you are here"):
+        assert re.search(line, shown, re.MULTILINE), shown
+    assert re.search(r"^here +1,000,000 +0$", workload("checkpoint"), re.MULTILINE)
+
+
+def test_breakpoints_stop_the_guest_in_both_directions(workload: Session) -> None:
+    assert workload("break main+0x4c") == "1: breakpoint at 0x10050c main+0x4c\n"
+    assert workload("run").endswith("lea rdx, [rbx + rax]\n")
+    met = place(workload)
+    assert "1: breakpoint" in workload("run")
+    assert "1: breakpoint" in workload("back continue")
+    assert place(workload) == met
+    assert workload("break") == "1: breakpoint at 0x10050c main+0x4c\n"
+    workload("delete 1")
+    workload("run until main+0x4c")
+    assert place(workload) > met
+    workload("back continue main+0x4c")
+    assert place(workload) == met
+
+
+def test_watches_stop_the_guest_when_something_is_changed_or_touched(workload: Session) -> None:
+    for line, text in (
+        ("watch $rbx", "rbx changed"),
+        ("watch rsp-8 8", "8 bytes at 0x1ebfa0 level2+0x7fa0 changed"),
+        ("watch rsp 8 --read", "8 bytes at 0x1ebfa8 level2+0x7fa8 read"),
+        ("watch 0x3f8 --port --write", "port 0x3f8 written"),
+    ):
+        workload("goto 1M")
+        assert workload(line).endswith(f": {text}\n")
+        assert text in workload("run"), line
+        workload("delete")
+
+
+def test_what_is_done_in_the_past_makes_another_future(workload: Session) -> None:
+    workload("goto 500k")
+    assert "what came after position 500,000 is forgotten" in workload("pull 1")
+    assert workload.desk.session.present == 500_000
+    workload("run until position 600k")
+    assert "simplex" in workload("status")
 
 
 def test_a_terminal_gets_what_a_file_gets_but_for_colours() -> None:

@@ -7,15 +7,21 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from ftvm.debug.code import code_address, code_bits, word_bytes
+from rich.text import Text
+
+from ftvm.debug.code import Instruction, code_address, code_bits, instructions, word_bytes
 from ftvm.debug.repl.expressions import evaluate
-from ftvm.debug.repl.output import Output
+from ftvm.debug.repl.output import DIFFERS, FAINT, HERE, TITLE, Output
+from ftvm.debug.repl.points import Points
+from ftvm.debug.session import Session
 from ftvm.debug.symbols import Symbols
 from ftvm.errors import FtvmError, UsageError
 from ftvm.machine import Machine
 from ftvm.monitor.checkpoint import Ending
 from ftvm.monitor.eventlog import Event
 from ftvm.monitor.module_view import ModuleView
+
+SHOWN_DIFFERENCES = 6
 
 _QUIET = frozenset({"module-filling"})
 """Events that come too often to be told."""
@@ -40,7 +46,11 @@ class Desk:
     def __init__(self, symbols: Symbols, out: Output) -> None:
         self.symbols = symbols
         self.out = out
+        self.points = Points()
+        self.places: dict[str, tuple[int, int]] = {}
+        """Those that the user gave names: position and instruction."""
         self._machine: Machine | None = None
+        self._session: Session | None = None
         self._names: dict[str, Any] = {"desk": self, "symbols": symbols}
 
     # ---- the machine ----
@@ -50,10 +60,16 @@ class Desk:
         assert self._machine is not None, "a desk gets its machine before its first command"
         return self._machine
 
+    @property
+    def session(self) -> Session:
+        assert self._session is not None, "a desk gets its machine before its first command"
+        return self._session
+
     def attach(self, machine: Machine) -> None:
-        """This machine is on the desk from now on; it runs as long as the session does."""
+        """This machine is on the desk from now on, inside of its context."""
         self._machine = machine
-        self._names["machine"] = machine
+        self._session = Session(machine)
+        self._names |= {"machine": machine, "session": self._session}
 
     def show_console(self, channel: str, data: bytes) -> None:
         """What the guest says, as it comes."""
@@ -64,17 +80,72 @@ class Desk:
         if event.kind not in _QUIET:
             self.out.line(f"{event.subject}: {event.detail.get('reason', event.kind)}", style="yellow")
 
-    def run(self, position: int | None = None, text: str | None = None, timeout_s: float | None = None) -> None:
-        """Let the guest run as far as this says, and tell how that ended."""
+    def run(
+        self,
+        position: int | None = None,
+        text: str | None = None,
+        timeout_s: float | None = None,
+        address: int | None = None,
+    ) -> None:
+        """Let the guest run as far as this says, or to a breakpoint or watch, and tell how that ended."""
+        watch = self.points.watch(*(() if address is None else (address,)))
         with self.interruptible():
-            ending = self.machine.run_until(position=position, text=text, timeout_s=timeout_s)
+            ending = self.session.run(position, text, timeout_s, watch)
+        self.tell_hit()
         self.tell_arrival(ending)
 
+    def back_to(self, *addresses: int) -> None:
+        """Back to where a breakpoint or watch, or one of these addresses, was met last, and tell."""
+        watch = self.points.watch(*addresses)
+        if watch is None:
+            raise UsageError("back to what?", "set a breakpoint or a watch first, or name an address or a position")
+        with self.interruptible():
+            found = self.session.back_to(watch)
+        if found:
+            self.tell_hit()
+        else:
+            self.out.line("nothing of that happened before; this is the first place that is known")
+        self.tell_arrival(None)
+
+    def tell_hit(self) -> None:
+        """What stopped the guest, if a breakpoint or watch did."""
+        hit = self.session.hit
+        point = None if hit is None else self.points.found(hit)
+        if point is not None:
+            self.out.line(f"{point.number}: {point.text}", style=TITLE)
+
     def tell_arrival(self, ending: Ending | None) -> None:
-        """Where the machine stands now, and why no further, if not because it was to."""
+        """Where the machine stands now; why no further, if not because it was to; what comes next there, and whether
+        the modules differ."""
         code = "" if ending is None or ending.exit_code is None else f" with {ending.exit_code}"
         why = "" if ending is None else f"{_ENDINGS[ending.outcome].format(code=code)}; "
         self.out.line(why + self.here())
+        with contextlib.suppress(UsageError):
+            view = self.module()
+            following = next(instructions(view, code_address(view.registers), 1), None)
+            if following is not None and ending is None:
+                self.out.line(self.code_line(following, current=True))
+        differences = self.session.differences()
+        if differences:
+            names = [f"{each.kind} {each.where}" for each in differences]
+            more = f" and {len(names) - SHOWN_DIFFERENCES} more" if len(names) > SHOWN_DIFFERENCES else ""
+            text = f"the modules differ: {', '.join(names[:SHOWN_DIFFERENCES])}{more}"
+            self.out.line(text, style=DIFFERS)
+
+    def code_line(self, instruction: Instruction, current: bool) -> Text:
+        """An instruction with the name of what it refers to."""
+        text = Text(f"{'=>' if current else '  '} {instruction.address:#x}  ", style=HERE if current else "")
+        text.append(f"{instruction.code.hex(' '):<30} ", style=FAINT)
+        text.append(f"{instruction.mnemonic} {instruction.operands}".rstrip())
+        if instruction.target is not None and (name := self.symbols.describe(instruction.target)):
+            text.append(f"  <{name}>", style=FAINT)
+        return text
+
+    def leave_past(self) -> None:
+        """Something is about to happen that did not happen then: what came after this place is forgotten."""
+        if self.session.in_past or not self.session.compared:
+            self.session.branch()
+            self.out.line(f"what came after position {self.session.position:,} is forgotten")
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -154,15 +225,16 @@ class Desk:
 
     def here(self) -> str:
         """Where the machine stands, in few words."""
+        session = self.session
+        place = f"position {session.position:,}" + (f" +{session.instruction}" if session.instruction else "")
+        if session.in_past:
+            place += f" (the present is {session.present:,})"
         try:
-            module = self.module()
-            registers = module.registers
-            address = code_address(registers)
+            registers = self.module().registers
         except FtvmError:
-            return f"position {self.machine.position:,}"
-        instruction = f" +{module.instruction}" if module.instruction else ""
-        name = self.symbols.describe(address) or f"{address:#x}"
-        return f"position {module.position:,}{instruction} at {name} ({code_bits(registers)} bit)"
+            return place
+        address = code_address(registers)
+        return f"{place} at {self.symbols.describe(address) or f'{address:#x}'} ({code_bits(registers)} bit)"
 
     def states(self) -> str:
         """The modules in few words: ``0 duplexed, 1 duplexed``."""

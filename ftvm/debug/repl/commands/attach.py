@@ -23,7 +23,8 @@ def command(desk: Desk) -> None:
     keyboard = sys.stdin.fileno()
     if not (desk.out.is_terminal and terminal.in_foreground(keyboard)):
         raise UsageError("there is no terminal to attach", "'type TEXT' and 'run' do it from a script")
+    desk.leave_past()
     desk.out.line(terminal.KEYS_HINT.replace("ends the machine", "comes back to the prompt"))
     with terminal.SerialKeys(keyboard, desk.machine, lambda: desk.out.line(terminal.KEYS_HELP)):
-        ending = desk.machine.run_until()
+        ending = desk.session.run()
     desk.tell_arrival(ending)

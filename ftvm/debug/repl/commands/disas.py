@@ -1,11 +1,10 @@
 """``disas``: code, with the names of what it refers to."""
 
 import click
-from rich.text import Text
 
 from ftvm.debug.code import code_address, instructions
 from ftvm.debug.repl.desk import Desk
-from ftvm.debug.repl.output import FAINT, HERE, TITLE
+from ftvm.debug.repl.output import TITLE
 from ftvm.debug.repl.parameters import ADDRESS, module_option
 from ftvm.errors import UsageError
 
@@ -36,12 +35,6 @@ def command(desk: Desk, address: str | None, count: int, module: int | None) -> 
         if place is not None and (not shown or place.offset == 0):
             desk.out.line(f"{place}:", style=TITLE)
         shown = True
-        current = instruction.address == here
-        text = Text(f"{'=>' if current else '  '} {instruction.address:#x}  ", style=HERE if current else "")
-        text.append(f"{instruction.code.hex(' '):<30} ", style=FAINT)
-        text.append(f"{instruction.mnemonic} {instruction.operands}".rstrip())
-        if instruction.target is not None and (name := desk.symbols.describe(instruction.target)):
-            text.append(f"  <{name}>", style=FAINT)
-        desk.out.line(text)
+        desk.out.line(desk.code_line(instruction, current=instruction.address == here))
     if not shown:
         raise UsageError(f"no code at {start:#x}", "nothing is mapped there, or the bytes are no instruction")

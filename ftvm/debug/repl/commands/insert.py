@@ -16,5 +16,6 @@ def command(desk: Desk, module: int) -> None:
     Example:
       insert 1
     """
+    desk.leave_past()
     desk.machine.insert(module)
     desk.out.line(f"module {module} is filled while the machine runs: continue")

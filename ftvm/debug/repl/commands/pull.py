@@ -16,4 +16,5 @@ def command(desk: Desk, module: int) -> None:
     Example:
       pull 1
     """
+    desk.leave_past()
     desk.machine.pull(module)

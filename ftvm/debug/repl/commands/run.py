@@ -10,14 +10,15 @@ ALIASES = ("continue", "c")
 
 
 @click.command("run")
-@click.argument("condition", metavar="[until position N | text TEXT]", nargs=-1, type=ADDRESS)
+@click.argument("condition", metavar="[until position N | text TEXT | ADDRESS]", nargs=-1, type=ADDRESS)
 @click.option("-t", "--timeout", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="At most so long.")
 @click.pass_obj
 def command(desk: Desk, condition: tuple[str, ...], timeout: float | None) -> None:
     """Let the guest run.
 
-    It runs to its end, to a position (+N: so many blocks from here), or until TEXT comes on its serial console. Ctrl-C
-    stops it at the next sync point.
+    It runs to a breakpoint or a watch, to its end, to a position (+N: so many blocks from here), until TEXT comes on
+    its serial console, or until it is about to execute the instruction at ADDRESS. Ctrl-C stops it at the next sync
+    point. In the past it goes the way that it went, up to the present, and on from there.
 
     \b
     Example:
@@ -25,20 +26,21 @@ def command(desk: Desk, condition: tuple[str, ...], timeout: float | None) -> No
       run until text "~ # "
       run until position 20M
       run until position +1000
+      run until main
       continue --timeout 5
     """
-    position, text = _condition(desk, condition)
-    desk.run(position=position, text=text, timeout_s=timeout)
-
-
-def _condition(desk: Desk, words: tuple[str, ...]) -> tuple[int | None, str | None]:
+    words = condition[1:] if condition[:1] == ("until",) else condition
     match words:
         case ():
-            return None, None
-        case ("until", "text", text) | ("text", text):
-            return None, text
-        case ("until", "position", where) | ("position", where):
+            if condition:
+                raise UsageError("until what?", "'until position N', 'until text TEXT', 'until ADDRESS'")
+            desk.run(timeout_s=timeout)
+        case ("text", text):
+            desk.run(text=text, timeout_s=timeout)
+        case ("position", where):
             relative = where.startswith("+")
-            return desk.number(where) + (desk.machine.position if relative else 0), None
+            desk.run(position=desk.number(where) + (desk.session.position if relative else 0), timeout_s=timeout)
+        case (address,):
+            desk.run(address=desk.number(address), timeout_s=timeout)
         case _:
-            raise UsageError(f"{' '.join(words)!r} is no condition", "until position N, or until text TEXT")
+            raise UsageError(f"{' '.join(words)!r} is no condition", "position N, text TEXT, or an address")

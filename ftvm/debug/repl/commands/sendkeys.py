@@ -17,4 +17,5 @@ def command(desk: Desk, keys: str) -> None:
       sendkeys "root{enter}"
       sendkeys "{ctrl-alt-del}"
     """
+    desk.leave_past()
     desk.machine.send_keys(keys)

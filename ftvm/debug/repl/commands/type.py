@@ -22,6 +22,7 @@ def command(desk: Desk, text: str, no_enter: bool) -> None:
       type "ls /proc"
       type --no-enter "\x03"
     """
+    desk.leave_past()
     desk.machine.send_console(unescaped(text) + (b"" if no_enter else b"\r"))
 
 
