@@ -262,6 +262,7 @@ class Machine:
         if self._start.typed:
             self._console.send(self._start.typed)
         self._poller = Poller()
+        self._requests = SyncPointPoller(self._poller)
         self._stop = threading.Event()
         self._faults: list[Fault] = []
         self._struck: list[FaultReport] = []
@@ -318,7 +319,7 @@ class Machine:
         self._start.fill(image)
         image.stand_at(self._start.snapshot)
         service.fill()
-        requests = SyncPointPoller(self._poller)
+        requests = self._requests
         self.disks = bays.plug_in(image, self._poller, real_time=config.keeps_time)
         self.nics = nics.plug_in(image, self._poller)
         lockstep = self._lockstep = Lockstep(
@@ -612,6 +613,18 @@ class Machine:
         """Call ``callback`` on the machine's thread about every ``interval_s`` while it runs; the result ends that.
         The verified state does not change meanwhile."""
         return self._poller.every(interval_s, callback)
+
+    def attend(self, fd: int) -> None:
+        """While the machine stands still: answer on its control socket until ``fd`` can be read."""
+        came: list[int] = []
+        self._poller.watch(fd, lambda: came.append(fd))
+        try:
+            while not came:
+                self._poller.wait(None)
+                if self._requests.due:
+                    self._requests.run_due()
+        finally:
+            self._poller.unwatch(fd)
 
     def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call ``on_readable`` on the machine's thread whenever ``fd`` can be read (a terminal, a socket)."""

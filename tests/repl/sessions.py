@@ -43,7 +43,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(name: str, append: str = "", modules: int = 2) -> Iterator[Session]:
+def session(name: str, append: str = "", modules: int = 2, memory_bytes: int = 16 << 20) -> Iterator[Session]:
     """One of the project's own kernels at a prompt; it stands at its first instruction."""
     guest = catalogue.find(name)
     assert guest is not None
@@ -51,7 +51,7 @@ def session(name: str, append: str = "", modules: int = 2) -> Iterator[Session]:
         image=guest.path,
         protocol=guest.kind,
         append=f"{guest.append} {append}".strip(),
-        memory_bytes=16 << 20,
+        memory_bytes=memory_bytes,
         modules=modules,
         name=None,
     )

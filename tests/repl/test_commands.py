@@ -15,7 +15,6 @@ from ftvm.debug.repl import discovery
 from ftvm.debug.repl.completion import LineCompleter
 from ftvm.debug.repl.desk import Leave
 from ftvm.exitcodes import ExitCode
-from ftvm.module.link import RegisterBit
 from tests.repl.sessions import Session, session
 
 COMMANDS = discovery.all_commands()
@@ -112,6 +111,17 @@ def test_a_command_may_be_shortened_while_it_is_clear(shared: Session) -> None:
         "checkpoint 7",
         "break nosuch",
         "delete 99",
+        "inject",
+        "inject nosuch:5",
+        "inject rax:99",
+        "inject rax:5 nosuch=1",
+        "inject rax:5 word",
+        "inject rax:5 at=+x",
+        "inject rax:5 -m 9",
+        "inject rax:5 -m 1 --all",
+        "plan",
+        "plan load /nonexistent",
+        "record /nonexistent/folder/file",
         "watch $rip",
         "watch $nosuch",
         "watch $rbx --read",
@@ -285,7 +295,7 @@ def test_modules_leave_and_come_back() -> None:
 def test_a_divergence_is_told_listed_and_explained() -> None:
     with session("workload") as machine:
         machine("run until position 1M")
-        machine.desk.machine.inject(1, 1_000_010, RegisterBit("rdx", 40))
+        machine("inject rdx:40 at=+10")
         assert "module 1: " in machine("run until position +1000")
         assert re.search(r"^1 +1,000,000 .*module 1 +transient", machine("verdict"), re.MULTILINE)
         assert machine("verdict 1").startswith("DIVERGENCE after position 1000000")
@@ -373,6 +383,55 @@ def test_watches_stop_the_guest_when_something_is_changed_or_touched(workload: S
         assert workload(line).endswith(f": {text}\n")
         assert text in workload("run"), line
         workload("delete")
+
+
+def test_the_first_instruction_that_saw_a_fault_is_found(workload: Session) -> None:
+    workload("inject rdx:5 at=+20")
+    assert "module 1: transient register fault" in workload("run until position +100k")
+    assert "the modules differ: register rdx" in workload("goto fault")
+    assert place(workload) == (1_000_020, 0)
+    assert re.search(r"^rdx +\S+ \* +\S+ \*", workload("regs --differ"), re.MULTILINE)
+    assert re.search(r"^register rdx +0x16208 +0x16228$", workload("diff"), re.MULTILINE)
+    assert "differ" not in workload("back")
+    assert "register rax" in workload("step 2"), "the value that was read is wrong too"
+    workload("goto present")
+    assert workload("diff") == "the modules are alike\n"
+
+
+def test_of_several_faults_each_can_be_gone_to(workload: Session) -> None:
+    workload("inject rbx:5")
+    workload("run until position +100")
+    workload('inject "chip:pit.counters[0].mode:1" at=+1000 -m 0')
+    workload("run until position +100k")
+    assert "after the instruction at 1,000,000" in workload("goto fault 1")
+    assert place(workload) == (1_000_000, 1)
+    assert "chip pit.counters[0].mode" in workload("goto fault 2")
+    assert place(workload) == (1_001_100, 0)
+    assert workload("goto fault") == workload("goto fault 2")
+    assert re.search(r"divergence 2: chip pit.*transient$", workload("timeline"), re.MULTILINE)
+    assert re.search(r"^counters\[0\]\.mode +0 \* +2 \*$", workload("info pit"), re.MULTILINE)
+    assert re.search(r"^pit \*$", workload("info chips"), re.MULTILINE)
+
+
+def test_a_fault_in_all_modules_is_seen_by_nobody(workload: Session) -> None:
+    workload("inject r15:3 --all")
+    workload("run until position +1000")
+    assert workload("verdict") == "the modules agreed at every sync point\n"
+
+
+def test_a_plan_of_faults_is_loaded(workload: Session, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text('version = 1\n[[fault]]\nmodule = 0\ntarget = "rdx:5"\nat = 1000020\n')
+    assert "module=0,target=rdx:5" in workload(f"plan load {tmp_path}/plan.toml")
+    assert "module 0: transient" in workload("run until position +1000")
+    (tmp_path / "plan.toml").write_text("version = 1\n[[fault]]\nmodule = 7\n")
+    assert "plan.toml" in workload.refused(f"plan {tmp_path}/plan.toml")
+
+
+def test_a_recording_of_the_run_can_be_replayed(workload: Session, tmp_path: Path) -> None:
+    workload(f"record {tmp_path}/run.rec")
+    workload("run until position +1000")
+    workload("goto -500")
+    assert (tmp_path / "run.rec").stat().st_size > 1000
 
 
 def test_what_is_done_in_the_past_makes_another_future(workload: Session) -> None:

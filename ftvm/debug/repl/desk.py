@@ -32,6 +32,7 @@ _ENDINGS = {
     "timeout": "the time is over",
     "halted": "the guest waits, and only input can wake it",
     "crash": "the guest has crashed (a triple fault)",
+    "cut-off": "the recording ends here",
     "fail-stop": "fail-stop: the modules differ, and nobody can say who is right",
 }
 
@@ -118,7 +119,7 @@ class Desk:
         """Where the machine stands now; why no further, if not because it was to; what comes next there, and whether
         the modules differ."""
         code = "" if ending is None or ending.exit_code is None else f" with {ending.exit_code}"
-        why = "" if ending is None else f"{_ENDINGS[ending.outcome].format(code=code)}; "
+        why = "" if ending is None else f"{_ENDINGS.get(ending.outcome, ending.outcome).format(code=code)}; "
         self.out.line(why + self.here())
         with contextlib.suppress(UsageError):
             view = self.module()

@@ -10,6 +10,7 @@ from ftvm.debug.repl.desk import Desk, Leave
 from ftvm.debug.repl.interpreter import Interpreter, encodable
 
 if TYPE_CHECKING:
+    from prompt_toolkit.eventloop import InputHookContext
     from prompt_toolkit.history import History
 
 PROMPT = "ftvm> "
@@ -52,7 +53,7 @@ def run_terminal(desk: Desk, interpreter: Interpreter) -> None:
     while True:
         desk.out.fresh_line()
         try:
-            line = encodable(session.prompt(PROMPT)).strip()
+            line = encodable(session.prompt(PROMPT, inputhook=lambda context: _idle(desk, context))).strip()
         except KeyboardInterrupt:
             continue
         except EOFError:
@@ -64,6 +65,12 @@ def run_terminal(desk: Desk, interpreter: Interpreter) -> None:
                 interpreter.repeat()
         except Leave:
             return
+
+
+def _idle(desk: Desk, context: "InputHookContext") -> None:
+    """The user thinks. Others may talk to the machine meanwhile, where it is live; not while it shows the past."""
+    if not desk.session.in_past and desk.session.compared:
+        desk.machine.attend(context.fileno())
 
 
 def _history() -> "History":
