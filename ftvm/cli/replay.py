@@ -48,7 +48,7 @@ def command(
     """
     if timeout is not None and not math.isfinite(timeout):
         raise UsageError(f"a timeout of {timeout} seconds", "give a number, or no timeout")
-    recorded = recording.load(file, partial)
+    recorded = recording.load(file, partial).undisturbed()
     console = ConsoleOutput([live_output(json_file), *([] if console_file is None else [console_file])])
     config = MachineConfig.replay(recorded, modules=modules, epoch_blocks=epoch, timeout_s=timeout)
     with Machine(config, on_console=console.show, on_event=console.tell) as machine:

@@ -359,7 +359,8 @@ class Session:
         if there == here:
             return self._wait_on(here[0])
         stop = self._loop.next_stop()
-        if not there[1] and self._episode_at(there[0]) is None and (stop is None or there[0] >= stop.position):
+        due = stop is None or there[0] >= stop.position or self._episode_at(here[0]) is not None
+        if not there[1] and self._episode_at(there[0]) is None and due:
             self._arrive(there[0])
         return True
 
@@ -383,7 +384,9 @@ class Session:
 
     def _commit_here(self) -> None:
         """Stand at a verified state, from which the machine runs as it ran."""
-        if self._loop.venturing or self._loop.off_script:
+        if self._loop.venturing and self.position > self._loop.moment.position:
+            self._arrive(self.position)
+        elif self._loop.venturing or self._loop.off_script:
             self._travel(self._place(), exactly=True)
 
     def _go_live(self) -> None:

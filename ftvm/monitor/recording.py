@@ -16,7 +16,9 @@ import xxhash
 
 from ftvm.errors import HostError, UnusableFile, UsageError
 from ftvm.module import events
+from ftvm.module.agenda import expected_faults, without_faults
 from ftvm.module.board import BoardConfig, unplugged
+from ftvm.module.events import ExpectFaults
 from ftvm.module.link import Snapshot
 from ftvm.monitor import savefile
 from ftvm.monitor.checkpoint import Ending
@@ -204,12 +206,37 @@ class Recording:
         places = [Place(self.inputs[-1].moment, len(self.inputs) - 1)] if self.inputs else []
         return max([Place(Moment(0, 0), 0), *places, *(mark.place for mark in self.marks[-1:])])
 
+    def undisturbed(self) -> "Recording":
+        """The same run without the faults that were injected in one of its modules: what the guest did is the same.
+        Those that all modules had alike are part of what it did."""
+        state = self.state
+        numbers = frozenset(fault.number for fault in expected_faults(state.snapshot.board) if fault.module is not None)
+        board = without_faults(state.snapshot.board, numbers) if numbers else state.snapshot.board
+        return replace(
+            self,
+            state=msgspec.structs.replace(state, snapshot=Snapshot(state.snapshot.arch, board)),
+            inputs=[_undisturbed(entry) for entry in self.inputs],
+        )
+
     def fill(self, image: VerifiedImage) -> None:
         """Put the RAM of the beginning into ``image``, which is all zero. Raises UnusableFile if the file changed."""
         with opened(self.path, RECORDING) as reader:
             reader.machine(image.put_pages)
             if reader.digest() != self.digest:
                 raise UnusableFile(f"{self.path} was written to while the machine started", "try again")
+
+
+def _undisturbed(entry: LoggedInput) -> LoggedInput:
+    inputs = [*events.decode_inputs(entry.inputs)]
+    if not any(isinstance(event, ExpectFaults) for event in inputs):
+        return entry
+    alike = [
+        ExpectFaults([fault for fault in event.faults if fault.module is None])
+        if isinstance(event, ExpectFaults)
+        else event
+        for event in inputs
+    ]
+    return msgspec.structs.replace(entry, inputs=events.encode(alike))
 
 
 def load(path: Path, partial: bool = False) -> Recording:

@@ -11,6 +11,7 @@ import pytest
 from ftvm.debug.replay import Differs, ReplayResult, replay
 from ftvm.errors import UnusableFile, UsageError
 from ftvm.machine import Machine, MachineConfig
+from ftvm.module.fault import AtPosition, Fault, RamBit, RegisterBit
 from ftvm.monitor import recording as recordings
 from ftvm.monitor.recording import End, load
 from tests.divergence.machines import build, golden
@@ -143,3 +144,24 @@ def test_a_full_disk_ends_the_recording_and_not_the_machine(tmp_path: Path) -> N
     with pytest.raises(UnusableFile, match="has no end"):
         load(tmp_path / "run")
     assert load(tmp_path / "run", partial=True).end is None
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_faults_in_one_module_are_left_out_and_those_in_all_are_not(before: bool, tmp_path: Path) -> None:
+    with build("workload", epoch_blocks=100_000) as machine:
+        if before:  # told, and not due when the recording begins
+            machine.inject(0, 2_000_000, RegisterBit("r15", 3))
+            machine.inject(Fault(None, AtPosition(2_500_000), RamBit(32 << 20, 1, logged=True)))
+            machine.run_until(position=1_000_000)
+        machine.record(tmp_path / "run")
+        if not before:
+            machine.inject(0, 2_000_000, RegisterBit("r15", 3))
+            machine.inject(Fault(None, AtPosition(2_500_000), RamBit(32 << 20, 1, logged=True)))
+        result = machine.run()
+    assert [one.module for one in result.divergences] == [0]
+    assert result.state_digest != golden("workload").result.state_digest, "a bit is another one in all modules"
+    recording = load(tmp_path / "run").undisturbed()
+    for modules in (1, 2):
+        with Machine(MachineConfig.replay(recording, modules=modules)) as machine:
+            assert replay(machine, recording).state_digest == result.state_digest
+            assert not any(module.faults for module in machine.modules)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ftvm.debug import session as debug
 from ftvm.debug.session import Session
 from ftvm.errors import UsageError
 from ftvm.machine import Machine, MachineConfig
+from ftvm.module.fault import RegisterBit
 from ftvm.monitor import recording as recordings
 from tests.divergence.machines import build, golden
 
@@ -250,3 +252,90 @@ def test_a_recorded_conversation_is_the_same_from_any_side(tmp_path: Path, monke
             session.goto(position)
         session.goto_present()
         assert (machine.digest, machine.console) == (digest, console)
+
+
+@contextmanager
+def hurt(**options: Any) -> Iterator[Session]:
+    """A run in which a bit flips in module 1 at 1,000,100, found at 1,100,000; it stands at 2,000,000."""
+    with build("workload", epoch_blocks=100_000, **WORKLOAD, **options) as machine:
+        machine.inject(1, 1_000_100, RegisterBit("r15", 40))
+        session = Session(machine)
+        session.run(position=2_000_000)
+        yield session
+
+
+def test_modules_are_shown_as_a_fault_had_left_them() -> None:
+    with hurt() as session:
+        machine = session.machine
+        digest = machine.digest
+        (episode,) = session.episodes
+        assert (episode.began.position, episode.found) == (1_000_000, 1_100_000)
+        assert episode.incident.verdict == "transient"
+
+        def differ() -> bool:
+            return machine.modules[0].registers["r15"] != machine.modules[1].registers["r15"]
+
+        for _ in range(2):
+            session.goto(1_000_099)
+            assert not differ()
+            session.step_blocks()
+            session.step_instructions()
+            assert (session.position, session.compared, differ()) == (1_000_100, False, True)
+            session.back_instructions(2)
+            assert session.position == 1_000_099 and not differ()
+            session.goto(1_099_999)
+            assert machine.modules[1].read_virtual(machine.modules[1].registers["rip"], 1)
+            session.step_blocks()
+            assert (session.position, session.compared, differ()) == (1_100_000, True, False)
+            assert [module.faults for module in machine.modules] == [{}, {"register": 1}]
+            session.goto(900_000)
+            assert [module.faults for module in machine.modules] == [{}, {}]
+        session.goto_present()
+        assert (machine.digest, [module.faults for module in machine.modules]) == (digest, [{}, {"register": 1}])
+        assert len(session.episodes) == 1
+        assert session.run() is not None
+        assert machine.digest == golden("workload", "rounds=2").result.state_digest
+
+
+def test_instructions_are_stepped_through_a_fault_to_the_sync_point_that_finds_it() -> None:
+    with hurt(modules=3) as session:
+        session.goto(1_099_997)
+        assert not session.compared
+        while session.position < 1_100_000:
+            assert session.step_instructions() is None
+        assert session.compared
+        assert len({tuple(module.registers.values()) for module in session.machine.modules}) == 1
+        session.back_instructions()
+        assert len({tuple(module.registers.values()) for module in session.machine.modules}) == 2
+
+
+def test_another_future_may_begin_before_a_fault_and_have_one_of_its_own() -> None:
+    with hurt() as session:
+        machine = session.machine
+        session.goto(999_999)
+        session.branch()
+        assert session.episodes == []
+        session.run(position=1_500_000)
+        assert len(session.episodes) == 1, "the fault was told before and is still to come"
+        session.goto(1_400_000)
+        session.branch()
+        machine.inject(0, 1_400_050, RegisterBit("rbx", 9))
+        session.run(position=1_600_000)
+        assert [episode.incident.module for episode in session.episodes] == [1, 0]
+        session.goto(1_400_051)
+        assert machine.modules[0].registers["rbx"] != machine.modules[1].registers["rbx"]
+
+
+def test_after_a_fail_stop_both_modules_can_be_seen_as_they_were() -> None:
+    with build("workload", epoch_blocks=100_000, **WORKLOAD) as machine:
+        for module, bit in ((0, 41), (1, 42)):
+            machine.inject(module, 1_000_100 + module, RegisterBit("r15", bit), stuck_at=1)
+        session = Session(machine)
+        end = session.run(position=2_000_000)
+        if end is None:  # both defects can be told from the arbiter's result
+            assert len(session.episodes) >= 1
+        session.goto(1_000_105)
+        values = [module.registers["r15"] for module in machine.modules]
+        assert values[0] != values[1]
+        session.goto(500_000)
+        assert machine.modules[0].registers["rip"] == machine.modules[1].registers["rip"]
