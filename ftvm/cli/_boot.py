@@ -12,7 +12,6 @@ import click
 from ftvm.boot import KINDS
 from ftvm.errors import UnusableFile, UsageError
 from ftvm.guests import catalogue
-from ftvm.guests.fetch import RECIPES
 from ftvm.machine import MachineConfig
 from ftvm.units import parse_size
 
@@ -86,8 +85,11 @@ def boot_options(command: Callable[..., int]) -> Callable[..., int]:
 
 def _known_guest(image: str) -> catalogue.Guest | None:
     guest = catalogue.find(image)
-    if guest is None and image in RECIPES and not Path(image).exists():
-        raise UnusableFile(f"the guest {image!r} is not here yet", f"get it with: ftvm guests fetch {image}")
+    if guest is None and not Path(image).exists():
+        from ftvm.guests.fetch import RECIPES  # what gets guests takes long to load, and a run that is well needs none
+
+        if image in RECIPES:
+            raise UnusableFile(f"the guest {image!r} is not here yet", f"get it with: ftvm guests fetch {image}")
     return guest
 
 
