@@ -82,7 +82,7 @@ class MachineConfig:
     port at the start, or when the text ``input_after`` came. ``real_time`` makes an idle guest wait for the
     wall clock; None: if it has a NIC on the network. ``interactive``: input may come at any time, so a guest that
     waits without a timer is not over.
-    ``epoch_blocks`` None: as many as take about 20 ms (ftvm/monitor/pace.py).
+    ``epoch_blocks`` None: as many as take about 40 ms (ftvm/monitor/pace.py).
 
     The verified state is saved to ``save_on_exit`` when the run ends before the guest does, and to
     ``save_on_fail_stop`` (or else there too) at a fail-stop. With ``saved`` the machine goes on from there: see

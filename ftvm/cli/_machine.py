@@ -41,7 +41,7 @@ _OPTIONS = (
         "--epoch",
         metavar="BLOCKS",
         type=parse_blocks,
-        help="Guest blocks between two comparisons; 50k and 1M are understood. Default: as many as take about 20 ms.",
+        help="Guest blocks between two comparisons; 50k and 1M are understood. Default: as many as take about 40 ms.",
     ),
     click.option("--stop-on", metavar="TEXT", help="End the run well when this comes on the serial console."),
     click.option("--timeout", metavar="SECONDS", type=float, help="End the run after this wall time."),
