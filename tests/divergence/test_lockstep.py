@@ -128,8 +128,8 @@ def test_without_anybody_to_type_a_guest_that_waits_for_input_has_halted() -> No
     assert run("echo").result.outcome == "halted"
 
 
-def test_long_input_enters_at_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "INPUT_BYTES", 100)
+def test_long_input_enters_as_the_guest_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "WIRE_BYTES", 100)
     text = b"0123456789abcdef" * 50
     shown: list[bytes] = []
     machine = build("echo", lambda channel, data: shown.append(data), interactive=True)

@@ -77,7 +77,7 @@ def configuration(*arguments: str) -> MachineConfig:
 def test_defaults_are_two_modules_and_a_quarter_of_a_gibibyte() -> None:
     config = configuration("kernel.elf")
     assert (config.image, config.modules, config.memory_bytes) == (Path("kernel.elf"), 2, 256 << 20)
-    assert (config.interactive, config.real_time, config.protocol) == (False, False, None)
+    assert (config.interactive, config.real_time, config.protocol) == (False, None, None)
 
 
 def test_options_reach_the_machine(tmp_path: Path) -> None:
