@@ -28,6 +28,7 @@ from ftvm.display.picture import png
 from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
+from ftvm.faults.legs import check_leg, disk_fault
 from ftvm.faults.notation import format_fault
 from ftvm.management import ManagedDisk, ManagedNic, Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
@@ -653,13 +654,7 @@ class Machine:
             stuck = {0: Operation.CLEAR, 1: Operation.SET}
             change = Change() if stuck_at is None else Change(stuck[stuck_at])
             fault = Fault(fault, AtPosition(position), target, change, lasting=0 if stuck_at is None else ALWAYS)
-        if isinstance(fault.when, AtPosition) and fault.when.position < self.position:
-            raise UsageError(f"a fault at {fault.when.position}", f"the machine is at {self.position} already")
-        if fault.module is not None and not 0 <= fault.module < self._config.modules:
-            raise UsageError(
-                f"a fault in module {fault.module}", f"this machine has modules 0 to {self._config.modules - 1}"
-            )
-        check(fault, self._config.memory_bytes, unplugged(self._start.board).chips)
+        self._check_fault(fault)
         self._fault_number += 1
         numbered = msgspec.structs.replace(fault, number=self._fault_number)
         if self._lockstep is None:
@@ -667,15 +662,52 @@ class Machine:
         else:
             self._lockstep.inject([numbered])
 
+    def _check_fault(self, fault: Fault) -> None:
+        """Raises UsageError for a fault that this machine cannot have."""
+        if isinstance(fault.when, AtPosition) and fault.when.position < self.position:
+            raise UsageError(f"a fault at {fault.when.position}", f"the machine is at {self.position} already")
+        if fault.module is not None and not 0 <= fault.module < self._config.modules:
+            raise UsageError(
+                f"a fault in module {fault.module}", f"this machine has modules 0 to {self._config.modules - 1}"
+            )
+        check(fault, self._config.memory_bytes, unplugged(self._start.board).chips)
+        if isinstance(fault.target, Leg):
+            check_leg(fault.target)
+            there = {f"disk{bay}": len(disk.paths) for bay, disk in enumerate(self._config.disks)}
+            if fault.target.leg >= there.get(fault.target.device, 0):
+                legs = [f"{device}.{leg}" for device, count in there.items() for leg in range(count)]
+                hint = f"there are {', '.join(legs)}" if legs else "it has no disks: give some with --disk"
+                raise UsageError(f"this machine has no {fault.target.device}.{fault.target.leg}", hint)
+
     def _note_fault(self, struck: FaultStruck) -> None:
-        """A fault was due, in the past of the verified state."""
+        """A fault was due, in the past of the verified state. What a leg is to suffer happens now."""
         fault = struck.fault
-        report = FaultReport(format_fault(fault), struck.position, _note_on(fault, self._config.modules))
+        note = None
+        if isinstance(fault.target, Leg):
+            note = self._break_leg(fault.target)
+        elif fault.module is None and self._config.modules > 1:
+            note = "in all modules alike: no comparison can see it"
+        report = FaultReport(format_fault(fault), struck.position, note)
         if fault.every and any(earlier.fault == report.fault for earlier in self._struck):
             return
         self._struck.append(report)
         subject = "machine" if fault.module is None else f"module {fault.module}"
-        self._log.emit(FAULT_INJECTED, subject, reason=f"injected at {struck.position}: {report.fault}")
+        if isinstance(fault.target, Leg):
+            subject = f"{fault.target.device}.{fault.target.leg}"
+        reason = f"injected at {struck.position}: {report.fault}"
+        self._log.emit(FAULT_INJECTED, subject, reason=reason if note is None else f"{reason} ({note})")
+
+    def _break_leg(self, leg: Leg) -> str | None:
+        """Why nothing came of it, if so."""
+        try:
+            mirror = self.disks[int(leg.device.removeprefix("disk"))].mirror
+            fault = disk_fault(leg)
+            if fault.offset + fault.size > mirror.size_bytes:
+                return f"nothing happened: {leg.device} has {mirror.size_bytes} bytes"
+            mirror.inject(leg.leg, fault)
+        except UsageError as error:
+            return f"nothing happened: {error.message}"
+        return None
 
     def _verified_board(self) -> bytes:
         return b"" if self._image is None else self._image.board
@@ -745,12 +777,6 @@ class Machine:
     def screenshot(self) -> bytes:
         """The same as a picture: a PNG file of 720 x 400 pixels."""
         return png(self.screen())
-
-
-def _note_on(fault: Fault, modules: int) -> str | None:
-    if fault.module is None and modules > 1 and not isinstance(fault.target, Leg):
-        return "in all modules alike: no comparison can see it"
-    return None
 
 
 def _start_state(config: MachineConfig) -> StartState:

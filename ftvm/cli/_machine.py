@@ -18,7 +18,11 @@ import click
 from ftvm import terminal
 from ftvm.cli._display import SHOWN, LiveDisplay
 from ftvm.cli._output import json_option, live_output, output_file, write_json
+from ftvm.debug import symbols
+from ftvm.debug.symbols import Symbols
 from ftvm.errors import HostError, UsageError
+from ftvm.faults.notation import Guest, format_fault, parse_fault
+from ftvm.faults.plan import load_plan
 from ftvm.machine import MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.monitor import savefile
 from ftvm.monitor.bays import DiskFiles
@@ -73,6 +77,22 @@ _OPTIONS = (
         " and mode=active-backup or broadcast. Repeatable: eth0, eth1, ...",
     ),
     click.option("--pcap", metavar="FILE", type=Path, help="Write what the NICs send and receive, as tcpdump does."),
+    click.option(
+        "--fault",
+        "fault_texts",
+        metavar="FAULT",
+        multiple=True,
+        help="Inject a fault, such as module=1,target=rax:5,at=2000000 (docs/fault-plans.md). Repeatable.",
+    ),
+    click.option("--plan", "plan_files", metavar="FILE", type=Path, multiple=True, help="Inject the faults of a plan."),
+    click.option(
+        "--symbols",
+        "symbol_files",
+        metavar="FILE",
+        type=Path,
+        multiple=True,
+        help="Names for addresses: an ELF file or a System.map. Those of an ELF image are known.",
+    ),
     click.option("--name", help="For 'ftvm ctl'; by default the process id."),
     click.option(
         "--save-on-exit",
@@ -117,6 +137,9 @@ class Settings:
     disks: tuple[str, ...]
     nics: tuple[str, ...]
     pcap: Path | None
+    fault_texts: tuple[str, ...]
+    plan_files: tuple[Path, ...]
+    symbol_files: tuple[Path, ...]
     name: str | None
     save_on_exit: Path | None
     record: Path | None
@@ -156,6 +179,25 @@ class Settings:
             "event_command": self.on_event,
         }
 
+    def symbols(self, image: Path) -> Symbols:
+        """Those of the image and of --symbols. Raises UnusableFile."""
+        known = Symbols(symbols.of_image(image))
+        for file in self.symbol_files:
+            known.add(symbols.read(file))
+        return known
+
+    def inject_faults(self, machine: Machine, config: MachineConfig) -> None:
+        """Those of --fault and --plan. Raises UsageError, UnusableFile."""
+        if not self.fault_texts and not self.plan_files:
+            return
+        guest = Guest(config.memory_bytes, self.symbols(config.image).address)
+        planned = [fault for file in self.plan_files for fault in load_plan(file, guest)]
+        for fault in [parse_fault(text, guest) for text in self.fault_texts] + planned:
+            try:
+                machine.inject(fault)
+            except UsageError as error:
+                raise UsageError(f"the fault {format_fault(fault)}: {error.message}", error.hint) from None
+
 
 def machine_options(command: Callable[..., int]) -> Callable[..., int]:
     """The options that every run of a machine has, as the argument ``settings``. Next to the function."""
@@ -178,6 +220,7 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
     console = ConsoleOutput(files)
     display = LiveDisplay(sys.stdout.buffer, KEYBOARD if config.interactive else None) if settings.display else None
     machine = Machine(config, on_console=console.show, on_event=console.tell if display is None else display.tell)
+    settings.inject_faults(machine, config)
     try:
         with _ending_by_signal(machine, config.save_on_exit is not None) as signals:
             if display is not None:

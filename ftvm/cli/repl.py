@@ -8,12 +8,10 @@ import click
 from ftvm import terminal
 from ftvm.cli._boot import Boot, boot_options
 from ftvm.cli._machine import Settings, machine_options
-from ftvm.debug import symbols
 from ftvm.debug.repl.desk import Desk
 from ftvm.debug.repl.interpreter import Interpreter
 from ftvm.debug.repl.output import Output
 from ftvm.debug.repl.shell import run_lines, run_terminal
-from ftvm.debug.symbols import Symbols
 from ftvm.errors import UnusableFile, UsageError
 from ftvm.machine import Machine
 
@@ -21,10 +19,9 @@ from ftvm.machine import Machine
 @click.command("repl")
 @click.argument("image")
 @click.option("-x", "--script", metavar="FILE", help="Do the commands in FILE ('-' is standard input) and end.")
-@click.option("--symbols", "symbol_files", metavar="FILE", type=Path, multiple=True, help="ELF or System.map.")
 @boot_options
 @machine_options
-def command(image: str, script: str | None, symbol_files: tuple[Path, ...], boot: Boot, settings: Settings) -> int:
+def command(image: str, script: str | None, boot: Boot, settings: Settings) -> int:
     """Boot IMAGE and talk about it: run it, stop it, look into its modules, break them, see what comes of it.
 
     The options are those of 'ftvm run'. On a terminal there is a prompt with history and completion; 'help' lists the
@@ -44,12 +41,10 @@ def command(image: str, script: str | None, symbol_files: tuple[Path, ...], boot
         raise UsageError("standard input is both --input and the script", "give one of them a file")
     lines = None if script in (None, "-") else _read_script(Path(str(script)))
     config = boot.guest(image, **settings.of_machine(keyboard_free=False))
-    known = Symbols(symbols.of_image(config.image))
-    for file in symbol_files:
-        known.add(symbols.read(file))
-    desk = Desk(known, Output())
+    desk = Desk(settings.symbols(config.image), Output())
     interpreter = Interpreter(desk)
     with Machine(config, on_console=desk.show_console, on_event=desk.tell) as machine:
+        settings.inject_faults(machine, config)
         desk.attach(machine)
         if lines is not None:
             run_lines(desk, interpreter, lines, str(script))

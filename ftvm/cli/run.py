@@ -24,6 +24,7 @@ def command(image: str, boot: Boot, settings: Settings) -> int:
       ftvm run ./bzImage --initrd ./initrd.gz --append console=ttyS0
       ftvm run debian-cloud --input commands.txt --json result.json
       ftvm run debian-cloud --save-on-exit shell.save
+      ftvm run workload --fault module=1,target=rax:5,at=2000000 --fault module=0,target=module,kind=kill,at=text:chase
     """
     keyboard_free = boot.input_path is None or (settings.display and boot.input_path != "-")
     return run_machine(boot.guest(image, **settings.of_machine(keyboard_free)), settings)
