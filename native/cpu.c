@@ -69,6 +69,7 @@ void ft_cpu_close(ft_cpu *cpu)
         free(cpu->page_dirty);
         free(cpu->own_pages);
         free(cpu->forces);
+        free(cpu->awaited);
         free(cpu);
     }
 }
@@ -138,6 +139,17 @@ int ft_cpu_run(ft_cpu *cpu, uint64_t position)
     return result(cpu, FT_STOP_HALT);
 }
 
+static int finish_step(ft_cpu *cpu, int stop)
+{
+    if (stop != FT_STOP_POSITION || ft_engine_instructions_left(cpu)) {
+        return result(cpu, stop);
+    }
+    /* The block is done. To stand at the next one as ft_cpu_run() does, look for it: that may fault. */
+    cpu->limit = ft_engine_position(cpu);
+    stop = run_engine(cpu);
+    return result(cpu, stop == FT_STOP_POSITION && cpu->stop_requested ? FT_STOP_REQUEST : stop);
+}
+
 int ft_cpu_step(ft_cpu *cpu)
 {
     int stop = FT_STOP_POSITION;
@@ -159,13 +171,34 @@ int ft_cpu_step(ft_cpu *cpu)
             stop = run_piece(cpu, 1);
         }
     } while (ft_engine_restarting(cpu));
-    if (stop != FT_STOP_POSITION || ft_engine_instructions_left(cpu)) {
-        return result(cpu, stop);
+    return finish_step(cpu, stop);
+}
+
+int ft_cpu_skip(ft_cpu *cpu, uint32_t bytes)
+{
+    int stop = FT_STOP_POSITION;
+
+    cpu->error[0] = '\0';
+    ft_debug_begin(cpu);
+    if (!awake(cpu)) {
+        return FT_STOP_HALT;
     }
-    /* The block is done. To stand at the next one as ft_cpu_run() does, look for it: that may fault. */
-    cpu->limit = ft_engine_position(cpu);
-    stop = run_engine(cpu);
-    return result(cpu, stop == FT_STOP_POSITION && cpu->stop_requested ? FT_STOP_REQUEST : stop);
+    if (!ft_engine_instructions_left(cpu)) {
+        cpu->stop = FT_STOP_NONE;
+        if (ft_engine_enter(cpu) != 0) {
+            return FT_STOP_ENGINE;
+        }
+        stop = cpu->stop;
+    }
+    if (ft_engine_instructions_left(cpu)) {
+        ft_engine_skip(cpu, bytes);
+    }
+    return finish_step(cpu, stop);
+}
+
+void ft_cpu_begin_block(ft_cpu *cpu)
+{
+    ft_engine_forget_block(cpu);
 }
 
 uint32_t ft_cpu_instruction(const ft_cpu *cpu)
@@ -307,6 +340,9 @@ int ft_cpu_write_state(ft_cpu *cpu, uint64_t offset, const void *data, uint64_t 
     changed = before;
     memcpy((uint8_t *)&changed + offset, data, bytes);
     load_state(cpu, &changed);
+    if (changed.rip != before.rip || changed.segment[1].base != before.segment[1].base) {
+        ft_engine_forget_block(cpu);
+    }
     if (ft_paging_differs(&changed, &before)) {
         ft_engine_flush_tlb(cpu);
     }
@@ -399,6 +435,19 @@ int ft_cpu_force_register(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_
 int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask)
 {
     return force(cpu, (ft_force){true, offset, and_mask, or_mask}, cpu->ram_bytes);
+}
+
+int ft_cpu_await(ft_cpu *cpu, const uint64_t *addresses, uint32_t count)
+{
+    uint64_t *awaited = realloc(cpu->awaited, (count ? count : 1) * sizeof(*awaited));
+
+    if (!awaited) {
+        return -1;
+    }
+    memcpy(awaited, addresses, count * sizeof(*awaited));
+    cpu->awaited = awaited;
+    cpu->awaited_count = count;
+    return 0;
 }
 
 void ft_cpu_clear_forces(ft_cpu *cpu)

@@ -103,6 +103,9 @@ struct ft_cpu {
     ft_force *forces;
     unsigned force_count;
 
+    uint64_t *awaited;
+    uint32_t awaited_count;
+
     ft_debug debug;
 
     char error[160];
@@ -157,6 +160,8 @@ uint32_t ft_engine_instructions_left(const ft_cpu *cpu);
 bool ft_engine_restarting(const ft_cpu *cpu);
 /* The state was replaced: it is that at a block entry. */
 void ft_engine_forget_block(ft_cpu *cpu);
+/* The next instruction of the block at hand, of `bytes` bytes, counts as done. */
+void ft_engine_skip(ft_cpu *cpu, uint32_t bytes);
 
 uint64_t ft_engine_position(const ft_cpu *cpu);
 void ft_engine_set_position(ft_cpu *cpu, uint64_t position);

@@ -401,7 +401,7 @@ static void arm_from(ft_cpu *cpu, uint64_t position)
     const ft_debug *debug = &cpu->debug;
     bool looked_on = debug->breakpoint_count || debug->compares || debug->hit.kind != FT_HIT_NONE;
     bool poll = cpu->stop_requested || cpu->force_count || interrupt_due(cpu) || cpu->limit < position ||
-                cpu->engine->entering || cpu->engine->in_piece || looked_on;
+                cpu->engine->entering || cpu->engine->in_piece || looked_on || cpu->awaited_count;
 
     arm(cpu->engine, position, poll ? position : cpu->limit);
 }
@@ -491,6 +491,16 @@ static void apply_forces(ft_cpu *cpu, uintptr_t host_pc)
 static void begin_piece(ft_cpu *cpu);
 static void note_block(ft_engine *engine, const char *block);
 
+static bool awaited(const ft_cpu *cpu, const char *block)
+{
+    for (uint32_t i = 0; i < cpu->awaited_count; i++) {
+        if (cpu->awaited[i] - FIELD(block, TB_PC, const uint64_t) < FIELD(block, TB_SIZE, const uint16_t)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /*
  * Called at the start of a block when the countdown has run below zero; counts the block or leaves before it. Our
  * caller says which block it is, where Unicorn's says that there is no delay slot.
@@ -539,6 +549,9 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
             ft_debug_breaks(cpu, position, FIELD(block, TB_PC, const uint64_t),
                             FIELD(block, TB_SIZE, const uint16_t))) {
             leave(cpu, FT_STOP_DEBUG, HOST_PC());
+        }
+        if (cpu->awaited_count && !engine->entering && awaited(cpu, block)) {
+            leave(cpu, FT_STOP_AWAITED, HOST_PC());
         }
     }
     arm_from(cpu, position + 1);
@@ -1781,6 +1794,13 @@ void ft_engine_forget_block(ft_cpu *cpu)
     cpu->engine->block = (stepped_block){0};
     cpu->engine->data_breakpoints_hit = 0;
     FIELD(cpu->engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = UINT32_MAX;
+}
+
+void ft_engine_skip(ft_cpu *cpu, uint32_t bytes)
+{
+    FIELD(cpu->engine->env, ENV_EIP, uint64_t) += bytes;
+    cpu->engine->block.done++;
+    cpu->engine->block.left--;
 }
 
 int ft_engine_enter(ft_cpu *cpu)

@@ -90,7 +90,8 @@ enum {
     FT_STOP_HALT = 2,     /* HLT, and no interrupt that could be delivered */
     FT_STOP_CRASH = 3,    /* triple fault */
     FT_STOP_ENGINE = 4,   /* the engine failed; ft_cpu_error() says how */
-    FT_STOP_DEBUG = 5     /* ft_debug_hit() says what for */
+    FT_STOP_DEBUG = 5,    /* ft_debug_hit() says what for */
+    FT_STOP_AWAITED = 6   /* an awaited instruction is in the block that comes next */
 };
 
 /*
@@ -116,6 +117,12 @@ int ft_cpu_run(ft_cpu *cpu, uint64_t position);
 int ft_cpu_step(ft_cpu *cpu);
 /* Of the block that was entered last: instructions done, and still to come. Both are 0 at a block entry. */
 uint32_t ft_cpu_instruction(const ft_cpu *cpu);
+/*
+ * As ft_cpu_step(), but the instruction, of `bytes` bytes, is passed over. The next instruction begins a block of its own
+ * after ft_cpu_begin_block(), wherever it is.
+ */
+int ft_cpu_skip(ft_cpu *cpu, uint32_t bytes);
+void ft_cpu_begin_block(ft_cpu *cpu);
 uint32_t ft_cpu_instructions_left(const ft_cpu *cpu);
 const char *ft_cpu_error(const ft_cpu *cpu);
 
@@ -165,6 +172,12 @@ int ft_cpu_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask);
 int ft_cpu_force_register(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
 int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_mask);
 void ft_cpu_clear_forces(ft_cpu *cpu);
+
+/*
+ * End ft_cpu_run() with FT_STOP_AWAITED before each block that has an instruction at one of these linear addresses; none
+ * of those that were awaited before. The block must be stepped through then. -1: no memory.
+ */
+int ft_cpu_await(ft_cpu *cpu, const uint64_t *addresses, uint32_t count);
 
 /* ---- Looking on (debug.c) ---------------------------------------------------------------- */
 

@@ -19,17 +19,22 @@ from ftvm.module.fault import (
     Fault,
     Leg,
     LinearBit,
+    OnExecution,
     OnMmio,
     OnPort,
     OnText,
+    OpcodeBit,
     Operation,
     PageTableBit,
     Process,
     RamBit,
+    ReadBit,
     RegisterBit,
+    Skip,
     Target,
     TlbBit,
     When,
+    WrittenBit,
 )
 from ftvm.module.registers import register
 from ftvm.units import parse_blocks
@@ -157,6 +162,14 @@ def _target_text(fault: Fault) -> str:
             return f"tlb:{address:#x}:{bits(bit)}"
         case ChipBit(path, bit):
             return f"chip:{path}:{bits(bit)}"
+        case OpcodeBit(bit):
+            return f"opcode:{bits(bit)}"
+        case ReadBit(address, bit):
+            return f"read:{address:#x}:{bits(bit)}"
+        case WrittenBit(address, bit):
+            return f"written:{address:#x}:{bits(bit)}"
+        case Skip():
+            return "skip"
         case Process():
             return "module"
         case Leg(device, leg):
@@ -165,12 +178,14 @@ def _target_text(fault: Fault) -> str:
 
 def _when_fields(when: When) -> dict[str, str]:
     match when:
-        case AtPosition(position):
-            return {"at": str(position)}
+        case AtPosition(position, instruction):
+            return {"at": f"{position}+{instruction}" if instruction else str(position)}
         case AtTime(ns):
             return {"at": f"time:{ns}ns"}
         case OnText(text, nth):
             at = f"text:{text.decode(errors='backslashreplace')}"
+        case OnExecution(address, nth):
+            at = f"exec:{address:#x}"
         case OnPort(place, access, nth) | OnMmio(place, access, nth):
             kind = "port" if isinstance(when, OnPort) else "mmio"
             at = f"{kind}:{place:#x}" + ("" if access == Access.ANY else f"/{access}")
@@ -257,6 +272,15 @@ class _Reader:
             case "pte":
                 bit, width = _bits(bits)
                 return PageTableBit(self._guest.address(place), self._number("level", 0), bit, logged), width
+            case "read" | "written":
+                address, (bit, width) = self._guest.address(place), _bits(bits)
+                made = ReadBit if kind == "read" else WrittenBit
+                return made(address + bit // 8, bit % 8), width
+            case "opcode":
+                bit, width = _bits(bits)
+                return OpcodeBit(bit), width
+            case "skip":
+                return Skip(), 1
             case "tlb":
                 bit, width = _bits(bits)
                 return TlbBit(self._guest.address(place), bit), width
@@ -275,11 +299,13 @@ class _Reader:
     def _when(self, text: str) -> When:
         kind, colon, rest = text.partition(":")
         nth = self._number("nth", 1)
-        if (not colon or kind not in ("text", "port", "mmio")) and "nth" in self._fields:
+        if (not colon or kind not in ("text", "exec", "port", "mmio")) and "nth" in self._fields:
             raise FieldError("nth", f"{text!r} happens only once")
         match kind:
             case "text":
                 return OnText(rest.encode(), nth)
+            case "exec":
+                return OnExecution(self._guest.address(rest), nth)
             case "port" | "mmio":
                 place, _, access = rest.partition("/")
                 if access not in _ACCESS:
@@ -298,7 +324,8 @@ class _Reader:
             raise UsageError(
                 f"{text!r} is no moment", "write a position, or text:, port:, mmio:, time: or random: and more"
             )
-        return AtPosition(parse_blocks(text))
+        position, plus, instruction = text.partition("+")
+        return AtPosition(parse_blocks(position), _integer(instruction) if plus else 0)
 
     def _lasting(self, default: int) -> int:
         return ALWAYS if self._fields.get("for") == "always" else self._blocks("for", default)

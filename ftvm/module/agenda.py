@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ftvm.module.console_script import Text
-from ftvm.module.fault import Access, AtPosition, AtTime, Fault, OnMmio, OnPort, OnText
+from ftvm.module.fault import Access, AtPosition, AtTime, Fault, OnExecution, OnMmio, OnPort, OnText
 
 PART = "faults"
 """Its name among the parts of a board; not there while no fault is expected."""
@@ -47,6 +47,8 @@ class Agenda:
         self.due = False
         """Something is ripe."""
         self._texts: list[tuple[Expected, Text]] = []
+        self.addresses: tuple[int, ...] = ()
+        """Linear addresses before whose execution a fault may come due."""
 
     def expect(self, faults: list[Fault]) -> None:
         """Wait for these too."""
@@ -61,13 +63,16 @@ class Agenda:
             for expected in self._waiting()
             if isinstance(when := expected.fault.when, OnText)
         ]
+        executed = [w.address for e in self._waiting() if isinstance(w := e.fault.when, OnExecution)]
+        self.addresses = tuple(sorted(set(executed)))
         if not all(0 <= expected.seen < len(text) for expected, text in self._texts):
             raise ValueError("more of a text has come than it has")
 
     def next_position(self) -> int | None:
-        """The nearest position at which a fault is due."""
+        """The nearest position at which a fault is due, or the block entered in which one is."""
         positions = [p for expected in self.state.expected if (p := _position_of(expected)) is not None]
-        return min(positions, default=None)
+        entered = [when.position for e in self._waiting() if isinstance(when := e.fault.when, AtPosition)]
+        return min(positions + entered, default=None)
 
     def next_ns(self) -> int | None:
         """The nearest virtual time at which a fault is due."""
@@ -113,14 +118,31 @@ class Agenda:
             if isinstance(when, OnMmio) and inside and when.access in (access, Access.ANY):
                 self._count(expected, when.nth)
 
-    def take_due(self) -> list[Fault]:
-        """The faults that are due now, at a block entry, in the order in which they were told. They are not expected
-        any more, unless they happen again."""
+    def awaits_inside(self, position: int) -> bool:
+        """Something is due inside the block that is entered at this position."""
+        whens = [expected.fault.when for expected in self._waiting()]
+        return any(isinstance(when, AtPosition) and when.position == position and when.instruction for when in whens)
+
+    def see_instruction(self, position: int, instruction: int, address: int) -> None:
+        """The CPU is about to execute the instruction at this linear address: that many are done of the block that was
+        entered at ``position``."""
+        for expected in self._waiting():
+            match expected.fault.when:
+                case OnExecution(at, nth) if at == address:
+                    expected.seen += 1
+                    expected.ripe |= expected.seen == nth
+                case AtPosition(at, after) if at == position and after and after <= instruction:
+                    expected.ripe = True
+        self.due = any(expected.ripe for expected in self.state.expected)
+
+    def take_due(self, at_entry: bool) -> list[Fault]:
+        """The faults that are due now, in the order in which they were told: inside a block only those for which just
+        that was said. They are not expected any more, unless they happen again."""
         position = self._position()
         due = [
             expected
             for expected in self.state.expected
-            if expected.ripe or ((at := _position_of(expected)) is not None and at <= position)
+            if expected.ripe or (at_entry and (at := _position_of(expected)) is not None and at <= position)
         ]
         if not due:
             return []
@@ -150,9 +172,13 @@ class Agenda:
 
 
 def _position_of(expected: Expected) -> int | None:
+    """The block entry at which it is due in any case."""
     if expected.happened:
         return expected.position
-    return expected.fault.when.position if isinstance(expected.fault.when, AtPosition) else None
+    when = expected.fault.when
+    if not isinstance(when, AtPosition):
+        return None
+    return when.position + 1 if when.instruction else when.position
 
 
 def without_faults(board: bytes, numbers: frozenset[int] | None = None) -> bytes:

@@ -50,7 +50,7 @@ from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
 from ftvm.module.chips.virtio_net import VirtioNet
 from ftvm.module.chips.virtio_pci import VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript, Text
-from ftvm.module.cpu import STOP_CRASH, STOP_DEBUG, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
+from ftvm.module.cpu import STOP_AWAITED, STOP_CRASH, STOP_DEBUG, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
 from ftvm.module.events import (
     ColdTlb,
     ConsoleIn,
@@ -135,6 +135,8 @@ class Processor(Protocol):
     def run(self, position: int) -> int: ...
     def step(self) -> int: ...
     def instruction(self) -> int: ...
+    def skip(self, size: int) -> int: ...
+    def stop_before(self, addresses: Sequence[int]) -> None: ...
     def look_for(self, watch: DebugWatch | None) -> None: ...
     def hit(self) -> DebugHit: ...
     def error(self) -> str: ...
@@ -159,7 +161,8 @@ class StopKind(IntEnum):
     CRASH = 5  # triple fault
     ENGINE = 6  # the CPU engine failed; ``detail`` says how
     DEBUG = 7  # what a DebugWatch looks for; ``detail`` is a DebugHit
-    FAULT = 8  # a fault is due; inside a module only (ftvm/module/injector.py)
+    FAULT = 8  # a fault is due; inside a module only (ftvm/module/injector.py), as the next one
+    AWAITED = 9  # one may come due in the block that comes next
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,7 @@ class Board:
         self._exiting = False
         self._kicked = False
         self._running = False
+        self._awaited: tuple[int, ...] = ()  # addresses at which the CPU knows that it is to stop
         self._jumps = 0  # of virtual time, in the running epoch
         self._limit = 0  # of the running cpu.run()
         self._byte_ports: dict[int, _Place] = {}
@@ -557,8 +561,19 @@ class Board:
                 return ends
         return Stop(StopKind.POSITION)
 
+    def skip(self, size: int) -> Stop:
+        """As ``step``, of one instruction, of ``size`` bytes, that is passed over."""
+        self._begin()
+        stop = self._cpu.skip(size)
+        ends = None if self._cpu.instruction() else self._look(stop, more=False)
+        return ends or Stop(StopKind.POSITION)
+
     def _begin(self) -> None:
         self._jumps = 0
+        addresses = self.agenda.addresses
+        if addresses != self._awaited:
+            self._awaited = addresses
+            self._cpu.stop_before(addresses)
         if self._looked_for != self._looks_for:
             self._looks_for = self._looked_for
             self._cpu.look_for(self._looks_for)
@@ -581,6 +596,8 @@ class Board:
             return Stop(StopKind.ENGINE, detail=cpu.error())
         if stop == STOP_DEBUG:
             return Stop(StopKind.DEBUG, detail=cpu.hit().encode())
+        if stop == STOP_AWAITED:
+            return Stop(StopKind.AWAITED)
         if self.agenda.due:
             return Stop(StopKind.FAULT)
         if self._output_due():

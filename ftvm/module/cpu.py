@@ -1,6 +1,6 @@
 """One CPU of a module: the native core's ``ft_cpu`` over a piece of memory, and the devices it talks to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ftvm._native import ffi, lib
@@ -15,6 +15,7 @@ STOP_HALT: int = lib.FT_STOP_HALT
 STOP_CRASH: int = lib.FT_STOP_CRASH
 STOP_ENGINE: int = lib.FT_STOP_ENGINE
 STOP_DEBUG: int = lib.FT_STOP_DEBUG
+STOP_AWAITED: int = lib.FT_STOP_AWAITED
 
 ACCESS_READ: int = lib.FT_ACCESS_READ
 ACCESS_WRITE: int = lib.FT_ACCESS_WRITE
@@ -100,6 +101,19 @@ class Cpu:
     def instruction(self) -> int:
         """Instructions done in the block that was entered last; 0 at a block entry."""
         return int(lib.ft_cpu_instruction(self._cpu))
+
+    def skip(self, size: int) -> int:
+        """As ``step``, but the instruction, of ``size`` bytes, is passed over."""
+        return self._checked(lib.ft_cpu_skip(self._cpu, size))
+
+    def begin_block(self) -> None:
+        """The next instruction begins a block of its own, wherever it is."""
+        lib.ft_cpu_begin_block(self._cpu)
+
+    def stop_before(self, addresses: Sequence[int]) -> None:
+        """End runs with STOP_AWAITED before each block with an instruction at one of these linear addresses."""
+        if lib.ft_cpu_await(self._cpu, ffi.new("uint64_t[]", list(addresses)), len(addresses)) != 0:
+            raise MemoryError
 
     def instructions_left(self) -> int:
         """Instructions of that block still to come; 0 at a block entry."""

@@ -74,6 +74,31 @@ class ChipBit(msgspec.Struct, frozen=True, tag="chip"):
     bit: int
 
 
+class OpcodeBit(msgspec.Struct, frozen=True, tag="opcode"):
+    """Bit ``bit`` of the instruction that comes next, as it is fetched this once; bit 8 is the lowest of its second
+    byte. What stands in memory is not touched."""
+
+    bit: int
+
+
+class Skip(msgspec.Struct, frozen=True, tag="skip"):
+    """The instruction that comes next is passed over."""
+
+
+class ReadBit(msgspec.Struct, frozen=True, tag="read"):
+    """Bit ``bit`` (0..7) of the byte at a linear ``address``, as the instruction that comes next reads it."""
+
+    address: int
+    bit: int
+
+
+class WrittenBit(msgspec.Struct, frozen=True, tag="written"):
+    """Bit ``bit`` (0..7) of the byte at a linear ``address``, as the instruction that comes next leaves it."""
+
+    address: int
+    bit: int
+
+
 class Process(msgspec.Struct, frozen=True, tag="process"):
     """The module as a whole: ``kill`` ends its process, ``hang`` lets it never answer again, ``slow`` lets it wait
     ``milliseconds`` before it goes on."""
@@ -92,7 +117,8 @@ class Leg(msgspec.Struct, frozen=True, tag="leg"):
     settings: dict[str, int | float | str] = {}
 
 
-Target = RegisterBit | RamBit | LinearBit | PageTableBit | TlbBit | ChipBit | Process | Leg
+OfInstruction = OpcodeBit | Skip | ReadBit | WrittenBit
+Target = RegisterBit | RamBit | LinearBit | PageTableBit | TlbBit | ChipBit | OfInstruction | Process | Leg
 
 
 # ---- how ----
@@ -137,9 +163,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class AtPosition(msgspec.Struct, frozen=True, tag="position"):
-    """When the module stands at this block entry."""
+    """When the module stands at this block entry; or after so many instructions of that block, at its end at latest."""
 
     position: int
+    instruction: int = 0
 
 
 class AtTime(msgspec.Struct, frozen=True, tag="time"):
@@ -153,6 +180,13 @@ class OnText(msgspec.Struct, frozen=True, tag="text"):
     was told."""
 
     text: bytes
+    nth: int = 1
+
+
+class OnExecution(msgspec.Struct, frozen=True, tag="execution"):
+    """Right before the instruction at a linear ``address`` is executed for the ``nth`` time."""
+
+    address: int
     nth: int = 1
 
 
@@ -180,7 +214,7 @@ class OnMmio(msgspec.Struct, frozen=True, tag="mmio"):
     nth: int = 1
 
 
-When = AtPosition | AtTime | OnText | OnPort | OnMmio
+When = AtPosition | AtTime | OnText | OnExecution | OnPort | OnMmio
 
 
 class Fault(msgspec.Struct, frozen=True):

@@ -14,16 +14,21 @@ from ftvm.module.fault import (
     Fault,
     Leg,
     LinearBit,
+    OnExecution,
     OnMmio,
     OnPort,
     OnText,
+    OpcodeBit,
     Operation,
     PageTableBit,
     Process,
     RamBit,
+    ReadBit,
     RegisterBit,
+    Skip,
     TlbBit,
     When,
+    WrittenBit,
 )
 from ftvm.module.registers import register
 
@@ -71,6 +76,16 @@ def check(fault: Fault, ram_bytes: int, chips: Mapping[str, Any]) -> None:
                 raise UsageError(f"bit {bit} of a TLB entry", "bits are 1 (may be written) and 12 to 39 of the address")
             if change.operation != Operation.FLIP or fault.lasting:
                 raise UsageError("a TLB entry can be flipped, and lasts as long as it lasts")
+        case OpcodeBit(bit):
+            _check_bits("an instruction", bit, change, 15 * 8)
+            _check_once(fault)
+        case ReadBit(address, bit) | WrittenBit(address, bit):
+            _check_address(address)
+            if not 0 <= bit < 8:
+                raise UsageError(f"no bit {bit} of a byte", "bits are 0 to 7 of each byte")
+            _check_once(fault)
+        case Skip():
+            _check_no_bits(fault)
         case ChipBit(path, bit):
             _check_bits(path, bit, change, ChipField(chips, path).bits() or INTEGER_BITS)
         case Process(how, milliseconds):
@@ -78,11 +93,11 @@ def check(fault: Fault, ram_bytes: int, chips: Mapping[str, Any]) -> None:
                 raise UsageError(f"no way to {how!r} a module", "there are kill, hang and slow")
             if not 0 <= milliseconds <= 60_000:
                 raise UsageError(f"a module that waits {milliseconds} ms", "give up to 60000")
-            _check_once(fault)
+            _check_no_bits(fault)
         case Leg(_, leg):
             if leg < 0:
                 raise UsageError(f"leg {leg}", "legs count from 0")
-            _check_once(fault)
+            _check_no_bits(fault)
 
 
 def _check_when(when: When) -> None:
@@ -95,9 +110,11 @@ def _check_when(when: When) -> None:
             raise UsageError("a fault that waits for a text", f"give a text of up to {MAX_TEXT_BYTES} bytes")
         case OnPort(port) if not 0 <= port < 1 << 16:
             raise UsageError(f"a fault at port {port:#x}", "ports are 0 to 0xffff")
-        case OnMmio(address):
+        case OnMmio(address) | OnExecution(address):
             _check_address(address)
-    if isinstance(when, OnText | OnPort | OnMmio) and when.nth < 1:
+        case AtPosition(_, instruction) if instruction < 0:
+            raise UsageError(f"a fault after {instruction} instructions", "they count from 0")
+    if isinstance(when, OnText | OnPort | OnMmio | OnExecution) and when.nth < 1:
         raise UsageError(f"a fault at the {when.nth}th time", "count from 1")
 
 
@@ -113,5 +130,10 @@ def _check_bits(what: str, bit: int, change: Change, bits: int) -> None:
 
 
 def _check_once(fault: Fault) -> None:
+    if fault.lasting:
+        raise UsageError("a fault in one instruction is over with it", "leave out how long it lasts")
+
+
+def _check_no_bits(fault: Fault) -> None:
     if fault.lasting or fault.change != Change():
-        raise UsageError("a fault in a module as a whole, or in a leg, has no bits to change or to hold")
+        raise UsageError("this fault has no bits to change or to hold", "leave out for, and kinds of changes")

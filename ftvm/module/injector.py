@@ -27,15 +27,26 @@ from ftvm.module.fault import (
     Fault,
     Leg,
     LinearBit,
+    OfInstruction,
+    OpcodeBit,
     PageTableBit,
     Process,
     RamBit,
+    ReadBit,
     RegisterBit,
+    Skip,
     TlbBit,
+    WrittenBit,
 )
+from ftvm.module.instruction import MAX_BYTES, length
 from ftvm.module.link import Release
 from ftvm.module.paging import LinearMemory
 from ftvm.module.registers import register
+
+_INSIDE = (StopKind.POSITION, StopKind.FAULT, StopKind.AWAITED)
+"""Stops that are nobody's business but the injector's; POSITION only when it is the one that was asked for."""
+
+_CODE_64, _CODE_32, _LONG_MODE = 1 << 21, 1 << 22, 1 << 10
 
 KILLED = 70
 """Exit status of a module that was killed by a fault."""
@@ -73,40 +84,78 @@ class Injector:
         while True:
             here = self._cpu.position()
             if not self._cpu.instruction():
-                if self._meet(again):
-                    return Stop(StopKind.OUTPUT)
-                if here >= until:
+                if (stop := self._meet(again)) is not None:
+                    return stop
+                if not self._cpu.instruction() and here >= until:
                     return Stop(StopKind.POSITION)
-            stop = self._board.run(self._next_stop(here, until))
+            if self._board.agenda.awaits_inside(here) and not self._cpu.instruction():
+                stop = Stop(StopKind.AWAITED)
+            else:
+                stop = self._board.run(self._next_stop(here, until))
+            if stop.kind == StopKind.AWAITED:
+                stop = self._walk(again)
             self._age(self._cpu.position() - here)
-            if stop.kind not in (StopKind.POSITION, StopKind.FAULT):
+            if stop.kind not in _INSIDE:
                 return stop
 
     def step(self, count: int) -> Stop:
         """Run ``count`` instructions, as Board.step does."""
         self._tap_devices()
-        stop = Stop(StopKind.POSITION)
-        while stop.kind in (StopKind.POSITION, StopKind.FAULT):
-            if not self._cpu.instruction() and self._meet(again=False):
-                return Stop(StopKind.OUTPUT)
+        entered = self._cpu.position()
+        while True:
+            before = self._cpu.position(), self._cpu.instruction()
+            if not before[1]:
+                entered = before[0]
+            self._look(entered)
+            if (stop := self._meet(again=False)) is not None:
+                return stop
             if count == 0:
                 return Stop(StopKind.POSITION)
-            before = self._cpu.position(), self._cpu.instruction()
-            stop = self._board.step(1)
+            if (self._cpu.position(), self._cpu.instruction()) == before:
+                stop = self._board.step(1)
+                if stop.kind not in _INSIDE:
+                    return stop
             after = self._cpu.position(), self._cpu.instruction()
             self._age(after[0] - before[0])
             count -= after != before
-        return stop
 
-    def _meet(self, again: bool) -> bool:
-        """Let happen what is due, at a block entry. True: the monitor is to do some of it, here."""
-        outside = False
-        for fault in self._board.agenda.take_due():
+    def _walk(self, again: bool) -> Stop:
+        """Step through the block that comes next, in which something may come due."""
+        entered = self._cpu.position()
+        outside: Stop | None = None
+        while True:
+            before = self._cpu.position(), self._cpu.instruction()
+            self._look(entered)
+            if (stop := self._meet(again)) is not None:
+                if stop.kind != StopKind.OUTPUT:
+                    return stop
+                outside = stop  # when the block is done
+            if (self._cpu.position(), self._cpu.instruction()) == before:
+                stop = self._board.step(1)
+                if stop.kind not in _INSIDE:
+                    return stop
+            if not self._cpu.instruction() and self._cpu.position() != entered:
+                return outside or Stop(StopKind.POSITION)
+
+    def _look(self, entered: int) -> None:
+        """At each instruction of the block that was entered at a position."""
+        arch = self._arch()
+        linear = register("cs.base").of(arch) + register("rip").of(arch) & (1 << 64) - 1
+        self._board.agenda.see_instruction(entered, self._cpu.instruction(), linear)
+
+    def _meet(self, again: bool) -> Stop | None:
+        """Let happen what is due here. OUTPUT: the monitor is to do some of it; other stops are of an instruction that
+        was executed on the way."""
+        due = self._board.agenda.take_due(at_entry=not self._cpu.instruction())
+        for fault in due:
             self._board.tell(FaultStruck(fault, self._cpu.position()))
-            if fault.hurts(self._index) and not again:
-                self._strike(fault)
-            outside |= isinstance(fault.target, Leg)
-        return outside
+        mine = [fault for fault in due if fault.hurts(self._index) and not again]
+        for fault in mine:
+            self._strike(fault)
+        stop = self._execute([fault for fault in mine if isinstance(fault.target, OfInstruction)])
+        if stop is not None and stop.kind not in _INSIDE:
+            return stop
+        return Stop(StopKind.OUTPUT) if any(isinstance(fault.target, Leg) for fault in due) else None
 
     def release(self, which: Release) -> None:
         """Let go of what is held."""
@@ -193,6 +242,57 @@ class Injector:
                     self._keep(field, change, bit, changed, lasting)
             case Process(how, milliseconds):
                 _befall(how, milliseconds)
+
+    def _instruction(self) -> tuple[int, int]:
+        """Its linear address, and the bits of the code that it is in: SDM vol. 3, 3.4.5."""
+        arch = self._arch()
+        wide = register("cs.flags").of(arch) & _CODE_64 and register("efer").of(arch) & _LONG_MODE
+        bits = 64 if wide else 32 if register("cs.flags").of(arch) & _CODE_32 else 16
+        return register("cs.base").of(arch) + register("rip").of(arch) & (1 << 64) - 1, bits
+
+    def _execute(self, faults: list[Fault]) -> Stop | None:
+        """Execute one instruction with all of these; None if there are none."""
+        if not faults:
+            return None
+        targets = [(fault.target, fault.change) for fault in faults]
+        address, bits = self._instruction()
+        size = None
+        with contextlib.ExitStack() as meanwhile:
+            for target, change in targets:
+                match target:
+                    case OpcodeBit(bit):
+                        meanwhile.enter_context(self._wrong_bytes(address + bit // 8, change, bit % 8))
+                    case ReadBit(at, bit):
+                        meanwhile.enter_context(self._wrong_bytes(at, change, bit))
+                    case Skip():
+                        size = length(self._memory().read(address, MAX_BYTES), bits)
+            stop = self._board.step(1) if size is None else self._board.skip(size)
+        for target, change in targets:
+            if isinstance(target, WrittenBit):
+                self._strike_gpa(self._memory().translate(target.address), target.bit, True, change, 0)
+        if self._cpu.instruction() and any(isinstance(target, OpcodeBit) for target, _ in targets):
+            self._cpu.begin_block()  # where it ends was decided with the right instruction
+        return stop
+
+    @contextlib.contextmanager
+    def _wrong_bytes(self, address: int, change: Change, bit: int) -> Iterator[None]:
+        """Memory, if it is there, is another one meanwhile, except where the guest writes to it."""
+        gpa = self._memory().translate(address)
+        start = None if gpa is None else ram_offset(gpa, len(self._ram))
+        if start is None:
+            yield
+            return
+        end = min(start + (bit + change.width + 7) // 8, len(self._ram))
+        right = self._ram[start:end]
+        value = change.of(int.from_bytes(right, "little"), bit)
+        wrong = (value & (1 << 8 * len(right)) - 1).to_bytes(len(right), "little")
+        self._ram[start:end] = wrong
+        self._cpu.invalidate_code(start, len(right))
+        yield
+        for at, (then, before) in enumerate(zip(wrong, right, strict=True), start):
+            if self._ram[at] == then:
+                self._ram[at] = before
+        self._cpu.invalidate_code(start, len(right))
 
     def _keep(
         self, where: RegisterBit | RamBit | ChipField, change: Change, bit: int, value: int, lasting: int

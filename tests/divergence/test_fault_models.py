@@ -19,16 +19,22 @@ from ftvm.module.fault import (
     ChipBit,
     Fault,
     LinearBit,
+    OnExecution,
     OnMmio,
     OnPort,
     OnText,
+    OpcodeBit,
     Operation,
     PageTableBit,
     Process,
     RamBit,
+    ReadBit,
     RegisterBit,
+    Skip,
+    Target,
     TlbBit,
     When,
+    WrittenBit,
 )
 from ftvm.monitor import deadline
 from ftvm.units import PAGE_BYTES
@@ -174,6 +180,60 @@ def test_a_field_of_a_chip_can_be_stuck() -> None:
     disturbed = hit(Fault(0, AT, ChipBit("uart.lsr", 5), CLEAR, lasting=ALWAYS))
     assert {module for module, _, _ in found(disturbed)} == {0}
     assert found(disturbed)[-1][2] == "failed-over"
+
+
+@pytest.mark.parametrize("module", [0, 1])
+@pytest.mark.parametrize(
+    ("target", "change"),
+    [(Skip(), Change()), (OpcodeBit(0), Change(width=8)), (OpcodeBit(3), Change()), (OpcodeBit(9), SET)],
+)
+@pytest.mark.parametrize("when", [AtPosition(300_000), AtPosition(300_000, 3), OnExecution(0)])
+def test_an_instruction_can_go_wrong(when: When, target: Target, change: Change, module: int) -> None:
+    if isinstance(when, OnExecution):
+        when = OnExecution(symbol("alu") + 0x18, 30)
+    disturbed = hit(Fault(module, when, target, change))
+    assert {(module, verdict) for module, _, verdict in found(disturbed)} <= {(module, "transient")}
+    assert len(disturbed.result.faults) == 1
+
+
+def test_a_skipped_instruction_does_not_happen() -> None:
+    """``mov`` to R8D at the head of the CRC: the register keeps what it had."""
+    assert found(hit(Fault(1, OnExecution(symbol("crc32")), Skip()), epoch_blocks=1000))[0][0] == 1
+
+
+def test_a_value_is_wrong_only_for_the_instruction_that_reads_it() -> None:
+    """The head of the buffer, as quicksort is about to compare it; memory is right before and after."""
+    at = symbol("buffer")
+    disturbed = hit(*(Fault(1, OnExecution(symbol("checksum")), ReadBit(at + byte, 0)) for byte in range(2)))
+    assert found(disturbed) == [], "its first instruction reads nothing there"
+
+
+def test_a_written_value_is_wrong_in_memory() -> None:
+    at = symbol("buffer")
+    disturbed = hit(Fault(1, AtPosition(5_000_000, 1), WrittenBit(at, 2)))
+    assert found(disturbed) == [(1, f"ram {at:#x}", "transient")]
+
+
+@pytest.mark.parametrize("number", range(1, 4))
+def test_inside_a_block_a_register_is_changed_between_two_instructions(number: int) -> None:
+    """And where the blocks end stays as it is: nobody uses DR1."""
+    disturbed = hit(Fault(1, AtPosition(300_000, number), RegisterBit("dr1", 3)))
+    assert found(disturbed) == [(1, "dr1", "transient")]
+    assert positions(disturbed) == [300_001]
+
+
+def test_a_block_that_is_too_short_ends_before_the_instruction_comes() -> None:
+    disturbed = hit(Fault(1, AtPosition(300_000, 5000), RegisterBit("dr1", 3)))
+    assert found(disturbed) == [(1, "dr1", "transient")]
+    assert positions(disturbed) == [300_001]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 500])
+def test_the_nth_execution_is_counted(nth: int) -> None:
+    """All modules step through the blocks that have the instruction, and go on as if nothing had been."""
+    disturbed = hit(Fault(0, OnExecution(symbol("alu") + 0x18, nth), RegisterBit("dr1", 3)), modules=3)
+    assert found(disturbed) == [(0, "dr1", "transient")]
+    assert positions(disturbed) == [when_it_was("workload", OnExecution(symbol("alu") + 0x18, nth))]
 
 
 @pytest.mark.parametrize(("how", "kind"), [("kill", "death"), ("hang", "hang")])
