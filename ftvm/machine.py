@@ -28,7 +28,7 @@ from ftvm.display.picture import png
 from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
-from ftvm.faults.legs import check_leg, disk_fault
+from ftvm.faults.legs import check_leg, disk_fault, nic_fault
 from ftvm.faults.notation import format_fault
 from ftvm.management import ManagedDisk, ManagedNic, Management
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
@@ -674,9 +674,10 @@ class Machine:
         if isinstance(fault.target, Leg):
             check_leg(fault.target)
             there = {f"disk{bay}": len(disk.paths) for bay, disk in enumerate(self._config.disks)}
+            there |= {f"nic{slot}": len(nic.legs) for slot, nic in enumerate(self._config.nics)}
             if fault.target.leg >= there.get(fault.target.device, 0):
                 legs = [f"{device}.{leg}" for device, count in there.items() for leg in range(count)]
-                hint = f"there are {', '.join(legs)}" if legs else "it has no disks: give some with --disk"
+                hint = f"there are {', '.join(legs)}" if legs else "give it disks with --disk, NICs with --nic"
                 raise UsageError(f"this machine has no {fault.target.device}.{fault.target.leg}", hint)
 
     def _note_fault(self, struck: FaultStruck) -> None:
@@ -700,9 +701,11 @@ class Machine:
     def _break_leg(self, leg: Leg) -> str | None:
         """Why nothing came of it, if so."""
         try:
-            mirror = self.disks[int(leg.device.removeprefix("disk"))].mirror
-            fault = disk_fault(leg)
-            if fault.offset + fault.size > mirror.size_bytes:
+            if leg.device.startswith("nic"):
+                self.nics[int(leg.device.removeprefix("nic"))].team.inject(leg.leg, nic_fault(leg))
+                return None
+            mirror, fault = self.disks[int(leg.device.removeprefix("disk"))].mirror, disk_fault(leg)
+            if fault.offset + max(fault.size, 1) > mirror.size_bytes:
                 return f"nothing happened: {leg.device} has {mirror.size_bytes} bytes"
             mirror.inject(leg.leg, fault)
         except UsageError as error:
