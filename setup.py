@@ -123,7 +123,7 @@ class build_benchmarks(Command):
         return Path(self.build_lib) / "ftvm" / "benchmarks"
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in (ROOT / "benchmarks").iterdir() if path.suffix in (".py", ".md", ".toml"))
+        return sorted(path for path in (ROOT / "benchmarks").iterdir() if path.suffix in (".py", ".md", ".toml", ".c"))
 
     def get_source_files(self) -> list[str]:
         return [str(path.relative_to(ROOT)) for path in self._files()]
