@@ -37,6 +37,7 @@ from ftvm.module.fault import (
     WrittenBit,
 )
 from ftvm.module.registers import register
+from ftvm.monitor.module_view import PARTS
 from ftvm.units import parse_blocks
 
 FIELDS = ("module", "target", "kind", "at", "nth", "for", "every", "times", "logged", "level", "seed")
@@ -287,12 +288,15 @@ class _Reader:
             case "chip":
                 bit, width = _bits(bits)
                 return ChipBit(place, bit), width
-        name = text.rpartition(":")[0] or text
-        whole = register(name).size * 8
-        bit, width = _bits(text.rpartition(":")[2]) if ":" in text else (0, whole)
-        if ":" not in text and not self._text("kind", "flip").startswith(("random", "value-")):
+        name, colon, bits = text.partition(":")
+        whole, lowest, count = PARTS.get(name, (name, 0, 0))
+        count = count or register(whole).size * 8
+        bit, width = _bits(bits) if colon else (0, count)
+        if not colon and not self._text("kind", "flip").startswith(("random", "value-")):
             raise UsageError(f"which bit of {name}?", f"write {name}:5 or {name}:5-8; all of them can be random")
-        return RegisterBit(name, bit), width
+        if name in PARTS and bit + width > count:
+            raise UsageError(f"{name} has no bit {bit + width - 1}", f"it has {count} bits")
+        return RegisterBit(whole, lowest + bit), width
 
     # ---- when ----
 
@@ -316,7 +320,7 @@ class _Reader:
                 return AtTime(_nanoseconds(rest))
             case "random":
                 first, _, last = rest.partition("-")
-                lowest, highest = parse_blocks(first), parse_blocks(last)
+                lowest, highest = _blocks(first), _blocks(last)
                 if highest < lowest:
                     raise UsageError(f"no position is from {first} to {last}", "write random:1000-2000000")
                 return AtPosition(random.Random(f"{self._seed}/position").randint(lowest, highest))
@@ -325,10 +329,12 @@ class _Reader:
                 f"{text!r} is no moment", "write a position, or text:, port:, mmio:, time: or random: and more"
             )
         position, plus, instruction = text.partition("+")
-        return AtPosition(parse_blocks(position), _integer(instruction) if plus else 0)
+        return AtPosition(_blocks(position), _integer(instruction) if plus else 0)
 
     def _lasting(self, default: int) -> int:
-        return ALWAYS if self._fields.get("for") == "always" else self._blocks("for", default)
+        if "for" not in self._fields:
+            return default
+        return ALWAYS if self._fields["for"] == "always" else self._blocks("for", default)
 
     # ---- fields of simple types ----
 
@@ -344,7 +350,7 @@ class _Reader:
         return self._read(name, lambda: _integer(self._text(name, str(default))))
 
     def _blocks(self, name: str, default: int) -> int:
-        return self._read(name, lambda: parse_blocks(self._text(name, str(default))))
+        return self._read(name, lambda: _blocks(self._text(name, str(default))))
 
     def _flag(self, name: str) -> bool:
         value = self._fields.get(name, False)
@@ -399,6 +405,13 @@ def _bits(text: str) -> tuple[int, int]:
     if highest < lowest:
         raise UsageError(f"{text!r} is no range of bits", "write the lower bit first: 5-8")
     return lowest, highest - lowest + 1
+
+
+def _blocks(text: str) -> int:
+    try:
+        return parse_blocks(text)
+    except UsageError:
+        raise UsageError(f"{text!r} is not a number of blocks", "write it as 1000, 50k or 2M") from None
 
 
 def _nanoseconds(text: str) -> int:

@@ -24,7 +24,8 @@ class TomlLines:
         for number, line in _statements(text):
             if header := _HEADER.match(line):
                 table = _indexed(_parts(header["key"]), counts, new=header["brackets"] == "[[")
-                self._lines.setdefault(table, number)
+                for end in range(1, len(table) + 1):
+                    self._lines.setdefault(table[:end], number)
             elif key := _KEY.match(line):
                 path = (*table, *_parts(key["key"]))
                 for end in range(len(table) + 1, len(path) + 1):
