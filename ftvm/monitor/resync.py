@@ -71,6 +71,10 @@ class Resync:
         near = self.pending_pages <= JOIN_PAGES or self._rounds >= MAX_ROUNDS
         return near and self._is_ready() and self._answers()
 
+    def stands_still(self) -> bool:
+        """Its module owes no report, so that others may command it."""
+        return self._asked_s is None or self._answers()
+
     def left_s(self) -> float:
         """Seconds until its module is taken for hung; 0 or less when it is, or is dead."""
         if not self.module.alive:

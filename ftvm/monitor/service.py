@@ -1,5 +1,6 @@
 """The places for modules in the machine: who is in service, who left and why, who is on the way back."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -100,12 +101,13 @@ class Service:
     def fresh(self) -> ModuleHandle:
         """A module that is ready for commands; one that was on its way back is taken first."""
         if self.resync is not None:
-            module = self.resync.module
+            module, idle = self.resync.module, self.resync.stands_still()
             self._abandon_resync()
-            try:
-                return self._ready(module)
-            except (EngineError, HostError):  # it died on its way, as those did whom it is to replace
-                pass
+            if not idle:
+                self._retire(module)
+            else:
+                with contextlib.suppress(EngineError, HostError):  # died on its way, as those did whom it is to replace
+                    return self._ready(module)
         return self._ready(self._start_module(self._vacant().index if self._vacant_slots() else len(self.slots)))
 
     def _ready(self, module: ModuleHandle) -> ModuleHandle:

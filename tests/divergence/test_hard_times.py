@@ -9,7 +9,7 @@ import pytest
 
 from ftvm.errors import HostError
 from ftvm.machine import Machine
-from ftvm.module.link import RegisterBit
+from ftvm.module.link import CommandKind, RegisterBit
 from ftvm.monitor import module_handle, nursery, resync, service
 from ftvm.monitor.epoch import EpochRunner
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FILLING, MODULE_JOINED
@@ -70,7 +70,7 @@ def run_until_whole(**watched: Any) -> Run:
         for event, act in watched.items():
             if kind.replace("-", "_") == event:
                 act(this)
-        if kind == MODULE_JOINED:
+        if kind == MODULE_JOINED and all(report.state == "duplexed" for report in this.machine.modules):
             this.machine.send_console(b"q")
 
     whole = run("echo", on_console=on_console, on_change=on_change, interactive=True, real_time=True)
@@ -124,6 +124,27 @@ def test_a_module_that_hangs_before_it_joins_keeps_nobody_waiting(monkeypatch: p
     assert stopped
     assert ended(stopped[0])
     assert whole.result.modules[1].faults["hang"] >= 1
+
+
+def test_a_module_that_owes_an_answer_when_all_others_die_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take the next command for the one that it has not done yet."""
+    post = ModuleHandle.post
+    stopped: list[int] = []
+
+    def stop_and_kill_the_other(this: Run) -> None:
+        def post_and_stop(self: ModuleHandle, kind: CommandKind, *arguments: Any) -> None:
+            if kind == CommandKind.FLUSH_TLB and not stopped:
+                stopped.append(self.pid)
+                os.kill(self.pid, signal.SIGSTOP)
+                this.kill(0)
+            post(self, kind, *arguments)
+
+        monkeypatch.setattr(ModuleHandle, "post", post_and_stop)
+
+    whole = run_until_whole(module_filling=stop_and_kill_the_other)
+    assert stopped
+    assert ended(stopped[0])
+    assert [d.verdict for d in whole.result.divergences] == ["failed-over", "restarted"]
 
 
 def test_a_host_that_refuses_a_process_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
