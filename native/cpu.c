@@ -139,26 +139,22 @@ int ft_cpu_run(ft_cpu *cpu, uint64_t position)
     return result(cpu, FT_STOP_HALT);
 }
 
+/* A block that is done: to stand at the next one as ft_cpu_run() does, look for it. That may fault. */
 static int finish_step(ft_cpu *cpu, int stop)
 {
     if (stop != FT_STOP_POSITION || ft_engine_instructions_left(cpu)) {
-        return result(cpu, stop);
+        return stop;
     }
-    /* The block is done. To stand at the next one as ft_cpu_run() does, look for it: that may fault. */
     cpu->limit = ft_engine_position(cpu);
     stop = run_engine(cpu);
-    return result(cpu, stop == FT_STOP_POSITION && cpu->stop_requested ? FT_STOP_REQUEST : stop);
+    return stop == FT_STOP_POSITION && cpu->stop_requested ? FT_STOP_REQUEST : stop;
 }
 
-int ft_cpu_step(ft_cpu *cpu)
+/* One instruction, or what comes instead. */
+static int step(ft_cpu *cpu)
 {
     int stop = FT_STOP_POSITION;
 
-    cpu->error[0] = '\0';
-    ft_debug_begin(cpu);
-    if (!awake(cpu)) {
-        return FT_STOP_HALT;
-    }
     do {
         if (!ft_engine_instructions_left(cpu)) {
             cpu->stop = FT_STOP_NONE;
@@ -172,6 +168,32 @@ int ft_cpu_step(ft_cpu *cpu)
         }
     } while (ft_engine_restarting(cpu));
     return finish_step(cpu, stop);
+}
+
+int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint32_t *done)
+{
+    int stop = FT_STOP_POSITION;
+
+    *done = 0;
+    cpu->error[0] = '\0';
+    while (*done < instructions && stop == FT_STOP_POSITION && (*done == 0 || ft_cpu_instruction(cpu))) {
+        uint64_t position = ft_engine_position(cpu);
+        uint32_t instruction = ft_cpu_instruction(cpu);
+        ft_debug_begin(cpu);
+        if (!awake(cpu)) {
+            return FT_STOP_HALT;
+        }
+        stop = result(cpu, step(cpu));
+        if (position == ft_engine_position(cpu) && instruction == ft_cpu_instruction(cpu)) {
+            break; /* a device asked for a stop before the block */
+        }
+        ++*done;
+        if (cpu->trace) {
+            instruction = ft_cpu_instruction(cpu);
+            ft_trace_note(cpu, ft_engine_position(cpu) - (instruction ? 1 : 0), instruction);
+        }
+    }
+    return stop;
 }
 
 int ft_cpu_skip(ft_cpu *cpu, uint32_t bytes)
@@ -193,7 +215,7 @@ int ft_cpu_skip(ft_cpu *cpu, uint32_t bytes)
     if (ft_engine_instructions_left(cpu)) {
         ft_engine_skip(cpu, bytes);
     }
-    return finish_step(cpu, stop);
+    return result(cpu, finish_step(cpu, stop));
 }
 
 void ft_cpu_begin_block(ft_cpu *cpu)

@@ -70,6 +70,30 @@ typedef struct {
     ft_hit hit;
 } ft_debug;
 
+/* See trace.c. */
+#define FT_MAX_EXCEPTIONS 1024
+#define FT_MAX_STORES 1024 /* of one instruction: of those that save the state of the FPU, far fewer */
+
+typedef struct {
+    bool in_ram;
+    uint8_t mask;
+    uint64_t offset;
+} ft_exception;
+
+typedef struct {
+    uint64_t offset, bytes;
+} ft_store;
+
+struct ft_trace {
+    ft_effect *effects;
+    uint32_t capacity, count;
+    ft_exception except[FT_MAX_EXCEPTIONS];
+    uint32_t except_count;
+    ft_store stores[FT_MAX_STORES]; /* of the running instruction */
+    uint32_t store_count;
+    uint64_t devices; /* what it told them, as a hash */
+};
+
 /* Why the current run ends; FT_STOP_* once it has been decided. */
 #define FT_STOP_NONE (-1)
 
@@ -107,6 +131,7 @@ struct ft_cpu {
     uint32_t awaited_count;
 
     ft_debug debug;
+    ft_trace *trace; /* NULL: nobody wants one */
 
     char error[160];
 };
@@ -195,11 +220,19 @@ bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask);
 void ft_debug_begin(ft_cpu *cpu);
 /* Since then, something that is watched has. */
 bool ft_debug_happened(ft_cpu *cpu);
-/* The guest accesses something; FT_HIT_PORT, FT_HIT_MMIO or FT_HIT_LINEAR. */
+/* The guest accesses something; FT_HIT_PORT, FT_HIT_MMIO, FT_HIT_LINEAR or FT_HIT_ACCESS. */
 void ft_debug_touched(ft_cpu *cpu, uint32_t kind, uint64_t address, uint64_t bytes, uint32_t access);
-bool ft_debug_watches_linear(const ft_cpu *cpu, uint64_t address, uint64_t bytes, uint32_t access);
+bool ft_debug_watches(const ft_cpu *cpu, uint32_t kind, uint64_t address, uint64_t bytes, uint32_t access);
 /* The instructions in these bytes come next, at `position`: is one of them a breakpoint? */
 bool ft_debug_breaks(ft_cpu *cpu, uint64_t position, uint64_t address, uint64_t bytes);
+
+/* ---- trace.c: only while cpu->trace is there --------------------------------------------- */
+
+/* The running instruction stores to RAM; tells a device something. */
+void ft_trace_stored(ft_cpu *cpu, uint64_t offset, uint64_t bytes);
+void ft_trace_told(ft_cpu *cpu, uint64_t where, uint64_t bytes, uint64_t value);
+/* It is done, and the CPU stands at this place. */
+void ft_trace_note(ft_cpu *cpu, uint64_t position, uint32_t instruction);
 
 /* ---- msr.c: 0, or -1 for #GP. Engine registers that are MSRs go through ft_engine_msr(). --- */
 

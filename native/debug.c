@@ -79,7 +79,7 @@ int ft_debug_watch(ft_cpu *cpu, uint32_t kind, uint64_t first, uint64_t bytes, u
     bool inside_ram = first < cpu->ram_bytes && bytes <= cpu->ram_bytes - first;
 
     if (debug->watch_count == FT_MAX_WATCHES || bytes == 0 || bytes > FT_MAX_WATCHED_BYTES ||
-        bytes - 1 > UINT64_MAX - first || (kind == FT_HIT_RAM && !inside_ram) ||
+        bytes - 1 > UINT64_MAX - first || ((kind == FT_HIT_RAM || kind == FT_HIT_ACCESS) && !inside_ram) ||
         (kind == FT_HIT_REGISTER && !register_can_be_watched(first, bytes))) {
         return -1;
     }
@@ -88,7 +88,7 @@ int ft_debug_watch(ft_cpu *cpu, uint32_t kind, uint64_t first, uint64_t bytes, u
     }
     debug->compares |= compares(kind);
     debug->watches[debug->watch_count++] = watch;
-    if (kind == FT_HIT_LINEAR) {
+    if (kind == FT_HIT_LINEAR || kind == FT_HIT_ACCESS) {
         ft_engine_mark_watched_pages(cpu);
     }
     return 0;
@@ -157,13 +157,13 @@ void ft_debug_touched(ft_cpu *cpu, uint32_t kind, uint64_t address, uint64_t byt
     }
 }
 
-bool ft_debug_watches_linear(const ft_cpu *cpu, uint64_t address, uint64_t bytes, uint32_t access)
+bool ft_debug_watches(const ft_cpu *cpu, uint32_t kind, uint64_t address, uint64_t bytes, uint32_t access)
 {
     const ft_debug *debug = &cpu->debug;
 
     for (uint32_t i = 0; i < debug->watch_count; i++) {
         const ft_watch *watch = &debug->watches[i];
-        if (watch->kind == FT_HIT_LINEAR && watch->access & access &&
+        if (watch->kind == kind && watch->access & access &&
             overlap(watch->first, watch->bytes, address, bytes)) {
             return true;
         }

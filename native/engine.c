@@ -296,6 +296,7 @@ typedef struct ft_engine {
     uint64_t restart_position;
     uint64_t forced_position; /* where stuck registers were put right last: once for each position */
     int fill_access;
+    uint64_t filled_page;        /* guest physical address of what the TLB is told now */
     uint64_t soft_interrupt_eip; /* of the INT n that is being delivered */
 
     const char *translating; /* the block that is being translated */
@@ -705,9 +706,12 @@ bool __wrap_x86_cpu_tlb_fill_x86_64(void *cs, uint64_t address, int size, int ac
 void __wrap_tlb_set_page_with_attrs_x86_64(void *cs, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot,
                                            int mmu_index, uint64_t size)
 {
-    if (owner_of_cpu(cs)->engine->fill_access != ACCESS_FETCH) {
+    ft_engine *engine = owner_of_cpu(cs)->engine;
+
+    if (engine->fill_access != ACCESS_FETCH) {
         prot &= ~PROT_EXECUTE;
     }
+    engine->filled_page = paddr & ~(uint64_t)(FT_PAGE_BYTES - 1);
     __real_tlb_set_page_with_attrs_x86_64(cs, vaddr, paddr, attrs, prot, mmu_index, size);
 }
 
@@ -765,6 +769,9 @@ void __wrap_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t 
     uint64_t page = start >> FT_PAGE_SHIFT;
 
     ft_cpu_log_page(cpu, page);
+    if (cpu->trace) {
+        ft_trace_stored(cpu, start, (uint64_t)length);
+    }
     engine->last_stored_page = page;
     if (!engine->has_code[page]) {
         return;
@@ -796,7 +803,7 @@ void tlb_set_dirty_x86_64(void *cs, uint64_t vaddr)
     ft_engine *engine = owner_of_cpu(cs)->engine;
     uint64_t noted, clean = vaddr & ~(uint64_t)(FT_PAGE_BYTES - 1);
 
-    if (engine->has_code[engine->last_stored_page]) {
+    if (engine->has_code[engine->last_stored_page] || owner_of_cpu(cs)->trace) {
         return;
     }
     noted = clean | 1 << 10; /* TLB_NOTDIRTY */
@@ -835,6 +842,7 @@ uint32_t __wrap_x86_ldl_phys_x86_64(void *cs, uint64_t address)
     if (offset > cpu->ram_bytes - sizeof(value)) {
         return __real_x86_ldl_phys_x86_64(cs, address);
     }
+    ft_debug_touched(cpu, FT_HIT_ACCESS, offset, sizeof(value), FT_ACCESS_READ);
     memcpy(&value, cpu->ram + offset, sizeof(value));
     return value;
 }
@@ -848,6 +856,7 @@ uint64_t __wrap_x86_ldq_phys_x86_64(void *cs, uint64_t address)
     if (offset > cpu->ram_bytes - sizeof(value)) {
         return __real_x86_ldq_phys_x86_64(cs, address);
     }
+    ft_debug_touched(cpu, FT_HIT_ACCESS, offset, sizeof(value), FT_ACCESS_READ);
     memcpy(&value, cpu->ram + offset, sizeof(value));
     return value;
 }
@@ -884,6 +893,9 @@ void __wrap_x86_stl_phys_notdirty_x86_64(void *cs, uint64_t address, uint32_t va
 
     __real_x86_stl_phys_notdirty_x86_64(cs, address, value);
     if (offset != UINT64_MAX) {
+        if (cpu->trace) {
+            ft_trace_stored(cpu, offset, sizeof(value));
+        }
         ft_cpu_log_page(cpu, offset >> FT_PAGE_SHIFT);
         ft_engine_drop_code(cpu, offset >> FT_PAGE_SHIFT,
                             1); /* page-table entries may be instructions, too */
@@ -983,26 +995,31 @@ static uint32_t data_breakpoints(const void *env, uint64_t address, uint64_t byt
     return met;
 }
 
-static bool looked_at(const ft_cpu *cpu, uint64_t address, uint64_t bytes, int access)
+/* Is this page, linear and physical, of interest? */
+static bool looked_at(const ft_cpu *cpu, uint64_t page, uint64_t physical, int access)
 {
-    return data_breakpoints(cpu->engine->env, address, bytes, access) ||
-           ft_debug_watches_linear(cpu, address, bytes, (uint32_t)access);
+    return data_breakpoints(cpu->engine->env, page, FT_PAGE_BYTES, access) ||
+           ft_debug_watches(cpu, FT_HIT_LINEAR, page, FT_PAGE_BYTES, (uint32_t)access) ||
+           ft_debug_watches(cpu, FT_HIT_ACCESS, ft_ram_offset(cpu, physical), FT_PAGE_BYTES,
+                            (uint32_t)access);
 }
 
 int __wrap_cpu_watchpoint_address_matches_x86_64(void *cs, uint64_t address, uint64_t bytes)
 {
     const ft_cpu *cpu = owner_of_cpu(cs);
+    uint64_t physical = cpu->engine->filled_page;
 
-    return (looked_at(cpu, address, bytes, ACCESS_READ) ? ACCESS_READ : 0) |
-           (looked_at(cpu, address, bytes, ACCESS_WRITE) ? ACCESS_WRITE : 0);
+    (void)bytes; /* a page: only the TLB asks */
+    return (looked_at(cpu, address, physical, ACCESS_READ) ? ACCESS_READ : 0) |
+           (looked_at(cpu, address, physical, ACCESS_WRITE) ? ACCESS_WRITE : 0);
 }
 
-static void mark_watched(const ft_cpu *cpu, uint64_t *address, int access)
+static void mark_watched(const ft_cpu *cpu, uint64_t *address, uint64_t physical, int access)
 {
     enum { EMPTY = -1, WATCHED = 1 << 8 }; /* TLB_WATCHPOINT */
 
     if (*address != (uint64_t)EMPTY) {
-        bool watched = looked_at(cpu, *address & ~(uint64_t)(FT_PAGE_BYTES - 1), FT_PAGE_BYTES, access);
+        bool watched = looked_at(cpu, *address & ~(uint64_t)(FT_PAGE_BYTES - 1), physical, access);
         *address = (*address & ~(uint64_t)WATCHED) | (watched ? WATCHED : 0);
     }
 }
@@ -1020,9 +1037,37 @@ void ft_engine_mark_watched_pages(ft_cpu *cpu)
 
         for (size_t i = 0; i < entries + VICTIM_ENTRIES; i++) {
             tlb_entry *entry = i < entries ? &fast->table[i] : &victim[i - entries];
-            mark_watched(cpu, &entry->addr_read, ACCESS_READ);
-            mark_watched(cpu, &entry->addr_write, ACCESS_WRITE);
+            mark_watched(cpu, &entry->addr_read, entry->paddr, ACCESS_READ);
+            mark_watched(cpu, &entry->addr_write, entry->paddr, ACCESS_WRITE);
         }
+    }
+}
+
+/* Where a page lies that the TLB holds, for data; FT_NO_RAM if nowhere in RAM. */
+static uint64_t ram_of_page(const ft_cpu *cpu, uint64_t page)
+{
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        const tlb_fast *fast = &FIELD(cpu->engine->env, ENV_TLB_FAST, tlb_fast) + mode;
+        const tlb_entry *entry = &fast->table[(page >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry))];
+
+        for (int kind = 0; kind < 2; kind++) {
+            uint64_t held = kind ? entry->addr_write : entry->addr_read;
+            if (held != UINT64_MAX && (held & ~(uint64_t)(FT_PAGE_BYTES - 1)) == page) {
+                return ft_ram_offset(cpu, entry->paddr);
+            }
+        }
+    }
+    return FT_NO_RAM;
+}
+
+static void touched(ft_cpu *cpu, uint64_t address, uint64_t bytes, int access)
+{
+    uint64_t in_page = address % FT_PAGE_BYTES, ram;
+
+    ft_debug_touched(cpu, FT_HIT_LINEAR, address, bytes, (uint32_t)access);
+    if (ft_debug_watches(cpu, FT_HIT_ACCESS, 0, cpu->ram_bytes, (uint32_t)access) &&
+        (ram = ram_of_page(cpu, address - in_page)) != FT_NO_RAM) {
+        ft_debug_touched(cpu, FT_HIT_ACCESS, ram + in_page, bytes, (uint32_t)access);
     }
 }
 
@@ -1036,7 +1081,7 @@ void __wrap_cpu_check_watchpoint_x86_64(void *cs, uint64_t address, uint64_t byt
     char *block = met && host_pc ? tcg_tb_lookup_x86_64(engine->tcg, host_pc) : NULL;
 
     (void)attrs;
-    ft_debug_touched(cpu, FT_HIT_LINEAR, address, bytes, (uint32_t)access);
+    touched(cpu, address, bytes, access);
     if (!block) {
         return;
     }
@@ -1372,6 +1417,9 @@ static void port_write(void *env, uint32_t port, uint32_t size, uint32_t value, 
     check_port(env, port, size, host_pc);
     pass_port_time(owner_of_env(env));
     ft_debug_touched(owner_of_env(env), FT_HIT_PORT, port, size, FT_ACCESS_WRITE);
+    if (owner_of_env(env)->trace) {
+        ft_trace_told(owner_of_env(env), port, size, value);
+    }
     ft_on_port_write(owner_of_env(env)->device, port, size, value);
 }
 
@@ -1415,6 +1463,9 @@ static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *b
 static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *base)
 {
     ft_debug_touched(owner_of_uc(uc), FT_HIT_MMIO, (uintptr_t)base + offset, size, FT_ACCESS_WRITE);
+    if (owner_of_uc(uc)->trace) {
+        ft_trace_told(owner_of_uc(uc), (uintptr_t)base + offset, size, value);
+    }
     ft_on_mmio_write(owner_of_uc(uc)->device, (uintptr_t)base + offset, size, value);
 }
 
@@ -1728,32 +1779,60 @@ static inline bool fetch(void *env, uint64_t address, void *value, uint32_t byte
     return true;
 }
 
+static void code_was_read(void *env, uint64_t address, uint32_t bytes)
+{
+    ft_cpu *cpu = owner_of_env(env);
+
+    if (!cpu->engine->finding && ft_debug_watches(cpu, FT_HIT_ACCESS, 0, cpu->ram_bytes, FT_ACCESS_READ)) {
+        uint64_t ram = __real_get_page_addr_code_x86_64(env, address); /* the TLB has it now */
+        if (ram != FT_NO_RAM) {
+            ft_debug_touched(cpu, FT_HIT_ACCESS, ram, bytes, FT_ACCESS_READ);
+        }
+    }
+}
+
 uint32_t __wrap_cpu_ldub_code_x86_64(void *env, uint64_t address)
 {
     uint8_t value;
 
-    return fetch(env, address, &value, 1) ? value : __real_cpu_ldub_code_x86_64(env, address);
+    if (!fetch(env, address, &value, sizeof(value))) {
+        value = (uint8_t)__real_cpu_ldub_code_x86_64(env, address);
+    }
+    code_was_read(env, address, sizeof(value));
+    return value;
 }
 
 uint32_t __wrap_cpu_lduw_code_x86_64(void *env, uint64_t address)
 {
     uint16_t value;
 
-    return fetch(env, address, &value, 2) ? value : __real_cpu_lduw_code_x86_64(env, address);
+    if (!fetch(env, address, &value, sizeof(value))) {
+        value = (uint16_t)__real_cpu_lduw_code_x86_64(env, address);
+    }
+    code_was_read(env, address, sizeof(value));
+    return value;
 }
 
 uint32_t __wrap_cpu_ldl_code_x86_64(void *env, uint64_t address)
 {
     uint32_t value;
 
-    return fetch(env, address, &value, 4) ? value : __real_cpu_ldl_code_x86_64(env, address);
+    if (!fetch(env, address, &value, sizeof(value))) {
+        value = __real_cpu_ldl_code_x86_64(env, address);
+    }
+    code_was_read(env, address, sizeof(value));
+    return value;
 }
 
 uint64_t __wrap_cpu_ldq_code_x86_64(void *env, uint64_t address)
 {
     uint64_t value;
 
-    return fetch(env, address, &value, 8) ? value : __real_cpu_ldq_code_x86_64(env, address);
+    if (!fetch(env, address, &value, sizeof(value))) {
+        value = __real_cpu_ldq_code_x86_64(env, address);
+    }
+    code_was_read(env, address, sizeof(value));
+    return value;
 }
 
 void __wrap_helper_reset_rf_x86_64(void *env)

@@ -109,12 +109,13 @@ void ft_cpu_reset_state(ft_arch *arch);
 /* Run until `position` at the latest; returns FT_STOP_*. Stops at block entries only. */
 int ft_cpu_run(ft_cpu *cpu, uint64_t position);
 /*
- * Run one instruction of the block at hand, or take the exception that it meets; a block that is about to begin is
- * entered first, or the interrupt taken that is due before it. FT_STOP_POSITION: done; FT_STOP_REQUEST: done, and a
- * device called ft_cpu_request_stop(). Where the blocks end, and so every position, is the same as without stepping.
- * Inside a block ft_cpu_run() runs to its end first, and ft_arch has a position that counts it.
+ * Run up to `instructions` of the block at hand, one at a time; an exception that one meets counts as one. A block that
+ * is about to begin is entered first, after the interrupt that is due before it. FT_STOP_POSITION: they are done, or the
+ * block is; FT_STOP_REQUEST: it is, and a device called ft_cpu_request_stop(). Where the blocks end, and so every position, is
+ * the same as without stepping. Inside a block ft_cpu_run() runs to its end first, and ft_arch has a position that
+ * counts it. `done` says how many there were.
  */
-int ft_cpu_step(ft_cpu *cpu);
+int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint32_t *done);
 /* Of the block that was entered last: instructions done, and still to come. Both are 0 at a block entry. */
 uint32_t ft_cpu_instruction(const ft_cpu *cpu);
 /*
@@ -193,7 +194,9 @@ enum {
     FT_HIT_REGISTER = 3,   /* the same for bytes of ft_arch, except rip and position */
     FT_HIT_PORT = 4,       /* an access to a port */
     FT_HIT_MMIO = 5,       /* an access to a device at this guest physical address */
-    FT_HIT_LINEAR = 6      /* an access to this linear address */
+    FT_HIT_LINEAR = 6,     /* an access to this linear address */
+    FT_HIT_ACCESS =
+        7 /* an access of any kind to RAM at this offset, by code that is translated and page walks too */
 };
 enum { FT_ACCESS_READ = 1, FT_ACCESS_WRITE = 2 };
 
@@ -214,6 +217,27 @@ int ft_debug_break(ft_cpu *cpu, const uint64_t *addresses, uint32_t count, uint6
 int ft_debug_watch(ft_cpu *cpu, uint32_t kind, uint64_t first, uint64_t bytes, uint32_t access);
 /* Why the last run ended with FT_STOP_DEBUG. */
 void ft_debug_hit(const ft_cpu *cpu, ft_hit *hit);
+
+/* ---- Comparing instruction by instruction (trace.c) --------------------------------------- */
+
+/* What an instruction did. Two CPUs with equal histories of these did the same, as far as a guest can tell. */
+typedef struct {
+    uint64_t effect;      /* hash over the state after it, what it stored, and what it told devices */
+    uint64_t excepted;    /* hash over what ft_trace_except() named, which is not in `effect` */
+    uint64_t position;    /* where it led to, as Report has it (ftvm/module/link.py) */
+    uint64_t instruction; /* and the instruction there */
+} ft_effect;
+
+typedef struct ft_trace ft_trace;
+
+/* The effects stay the caller's. NULL: out of memory. */
+ft_trace *ft_trace_open(ft_effect *effects, uint32_t capacity);
+void ft_trace_close(ft_trace *trace);
+/* These bits of a byte of ft_arch, or of RAM, are expected to differ. -1: too many, or no such byte. */
+int ft_trace_except(ft_trace *trace, int in_ram, uint64_t offset, uint8_t mask);
+/* From now on every step of the CPU is traced, as far as there is room; NULL ends it. */
+void ft_cpu_trace(ft_cpu *cpu, ft_trace *trace);
+uint32_t ft_trace_count(const ft_trace *trace);
 
 /* Called on devices by the running CPU; `size` in bytes. Whoever links the core defines ft_on_*: in the
  * extension module they are Python functions (build.py). */

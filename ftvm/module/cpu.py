@@ -19,6 +19,7 @@ STOP_AWAITED: int = lib.FT_STOP_AWAITED
 
 ACCESS_READ: int = lib.FT_ACCESS_READ
 ACCESS_WRITE: int = lib.FT_ACCESS_WRITE
+MAX_STEPS = (1 << 32) - 1
 NOWHERE = (1 << 64) - 1
 
 ARCH_BYTES: int = ffi.sizeof("ft_arch")
@@ -48,6 +49,26 @@ class Devices(Protocol):
         ...
 
 
+class Trace:
+    """What instructions do, as ft_effect of native/ftvm.h has it."""
+
+    def __init__(self, cpu: Any, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int]) -> None:
+        self._cpu = cpu
+        self._effects = ffi.new("ft_effect[]", capacity)
+        self._trace = ffi.gc(lib.ft_trace_open(self._effects, capacity), lib.ft_trace_close)
+        for in_ram, excepted in ((False, except_arch), (True, except_ram)):
+            for offset, mask in excepted.items():
+                if lib.ft_trace_except(self._trace, in_ram, offset, mask) != 0:
+                    raise ValueError(f"byte {offset:#x} cannot be left out of a trace")
+        lib.ft_cpu_trace(cpu, self._trace)
+
+    def end(self) -> bytes:
+        """An array of ft_effect, one for each instruction."""
+        lib.ft_cpu_trace(self._cpu, ffi.NULL)
+        count = lib.ft_trace_count(self._trace)
+        return bytes(ffi.buffer(self._effects, count * ffi.sizeof("ft_effect")))
+
+
 class Cpu:
     """A CPU in its reset state, over ``ram`` (a writable buffer of whole pages, which must outlive it).
 
@@ -62,6 +83,7 @@ class Cpu:
         self._breakpoints: list[int] = []  # indices in the DebugWatch, in the order of addresses
         self._watched: list[tuple[str, int]] = []  # (name, index) in the DebugWatch, by index in the core
         self._self = ffi.new_handle(self)
+        self._done = ffi.new("uint32_t *")
         error = ffi.new("char[256]")
         self._cpu = lib.ft_cpu_open(self._ram, len(self._ram), NS_PER_BLOCK, self._self, error, len(error))
         if self._cpu == ffi.NULL:
@@ -91,12 +113,21 @@ class Cpu:
             raise raised
         return stop
 
-    def step(self) -> int:
-        """Run one instruction, or take the exception or interrupt that comes instead; returns one of STOP_*.
+    def step(self, count: int = 1) -> tuple[int, int]:
+        """Run up to ``count`` instructions, to the end of a block at most; returns one of STOP_* and how many there were.
 
-        It stops inside blocks; ``instruction`` says where. A ``run`` from there goes to the block's end first.
+        An exception that is taken instead of one counts. It stops inside blocks; ``instruction`` says where. A ``run``
+        from there goes to the block's end first.
         """
-        return self._checked(lib.ft_cpu_step(self._cpu))
+        stop = self._checked(lib.ft_cpu_step(self._cpu, min(count, MAX_STEPS), self._done))
+        return stop, self._done[0]
+
+    def trace(self, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int]) -> Trace:
+        """Trace what steps do, until ``Trace.end``; the dicts hold the bits of bytes, by offset, that do not count.
+
+        Raises ValueError for bytes that are not there, or too many.
+        """
+        return Trace(self._cpu, capacity, except_arch, except_ram)
 
     def instruction(self) -> int:
         """Instructions done in the block that was entered last; 0 at a block entry."""
@@ -246,6 +277,7 @@ def _watches(watch: DebugWatch) -> dict[tuple[str, int], list[tuple[int, int, in
         ("ports", lib.FT_HIT_PORT): watch.ports,
         ("devices", lib.FT_HIT_MMIO): watch.devices,
         ("linear", lib.FT_HIT_LINEAR): watch.linear,
+        ("accesses", lib.FT_HIT_ACCESS): watch.accesses,
     }
 
 

@@ -158,8 +158,9 @@ class DebugWatch(Input, frozen=True, array_like=True, tag="debug-watch"):
     It ends before a block that has an instruction at one of the linear addresses ``breakpoints``, except where the
     epoch begins if that is ``passed``, a (position, linear address); or after a block that changed bytes in ``memory``,
     (RAM offset, size), or in one of ``registers``; or that accessed one of ``ports``, of ``devices`` (guest physical
-    addresses) or of ``linear`` addresses: (first, size, access), see ACCESS_READ and ACCESS_WRITE in cpu.py. Nothing
-    that the guest can see, so it is in no log.
+    addresses), of ``linear`` addresses, or of RAM offsets whoever ``accesses`` them, page walks and the decoding of
+    code included: (first, size, access), see ACCESS_READ and ACCESS_WRITE in cpu.py. Nothing that the guest can see, so
+    it is in no log.
     """
 
     breakpoints: list[int] = []
@@ -169,6 +170,7 @@ class DebugWatch(Input, frozen=True, array_like=True, tag="debug-watch"):
     ports: list[tuple[int, int, int]] = []
     devices: list[tuple[int, int, int]] = []
     linear: list[tuple[int, int, int]] = []
+    accesses: list[tuple[int, int, int]] = []
 
 
 class ExpectFaults(Input, frozen=True, array_like=True, tag="faults"):

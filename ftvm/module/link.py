@@ -33,6 +33,7 @@ class CommandKind(IntEnum):
     LOAD = 2  # become the state in the Load in the payload; the monitor has put RAM right
     FLUSH_TLB = 3  # start with a cold TLB, because another module does (UNICORN: accessed bits)
     RUN_AGAIN = 4  # as RUN, but the faults that are due were there when this epoch ran before
+    TRACE = 8  # as STEP, and report the effect of each; the payload is a TraceSpec
     STEP = 5  # take the inputs, then run so many instructions as the target says; see Board.step
 
 
@@ -58,6 +59,19 @@ class Load(msgspec.Struct, frozen=True):
     snapshot: Snapshot
     pages: bytes | None = None
     release: Release = Release.NONE
+
+
+class TraceSpec(msgspec.Struct, frozen=True):
+    """How to trace. Bits of bytes, by offset in ft_arch and in RAM, that are expected to differ between modules.
+
+    The report's ``detail`` is an array of ft_effect (native/ftvm.h), EFFECT_BYTES each.
+    """
+
+    arch: dict[int, int] = {}
+    ram: dict[int, int] = {}
+
+
+EFFECT_BYTES: int = ffi.sizeof("ft_effect")
 
 
 @dataclass(frozen=True)

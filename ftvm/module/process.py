@@ -29,11 +29,13 @@ from ftvm.module.link import (
     Setup,
     SetupAnswer,
     Snapshot,
+    TraceSpec,
     mailbox_bytes,
 )
 
 _decode_setup = msgspec.msgpack.Decoder(Setup).decode
 _decode_load = msgspec.msgpack.Decoder(Load).decode
+_decode_trace = msgspec.msgpack.Decoder(TraceSpec).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -70,6 +72,8 @@ class Module:
                 case CommandKind.FLUSH_TLB:
                     self._cpu.flush_tlb()
                     self._report(self._here())
+                case CommandKind.TRACE:
+                    self._trace(target, _decode_trace(payload))
                 case CommandKind.STEP:
                     self._report(self._step(target, payload))
 
@@ -88,12 +92,17 @@ class Module:
             self._board.put([*events.decode_inputs(payload)])
         return self._injector.step(count)
 
-    def _report(self, stop: Stop) -> None:
+    def _trace(self, count: int, spec: TraceSpec) -> None:
+        trace = self._cpu.trace(count, spec.arch, spec.ram)
+        stop = self._step(count, b"")
+        self._report(stop, trace.end())
+
+    def _report(self, stop: Stop, detail: bytes | None = None) -> None:
         self._cpu.save(self._link.arch)
         outputs = events.encode(self._board.take_outputs())
-        self._link.publish(
-            stop.kind, stop.wake_ns or 0, self._board.save(), outputs, stop.detail.encode(), self._cpu.instruction()
-        )
+        if detail is None:
+            detail = stop.detail.encode()
+        self._link.publish(stop.kind, stop.wake_ns or 0, self._board.save(), outputs, detail, self._cpu.instruction())
 
     def _load(self, snapshot: Snapshot, pages: bytes | None = None) -> None:
         self._cpu.load(snapshot.arch)

@@ -160,6 +160,16 @@ def _differing_runs(first: int, contents: Sequence[bytes]) -> Iterator[tuple[int
         yield first + start, PAGE_BYTES - start
 
 
+def state_differences(reports: Sequence[Report]) -> tuple[Difference, ...]:
+    """In what the reports differ: where the modules stopped, registers, chips, outputs."""
+    return (
+        *_stops(reports),
+        *_registers(reports),
+        *_packed("chip", [report.board for report in reports]),
+        *_packed("output", [report.outputs for report in reports]),
+    )
+
+
 def compare(image: VerifiedImage, reports: Sequence[Report], memories: Sequence[WrittenMemory]) -> Divergence | None:
     """None when all modules agree about everything; then the image may be committed with any of the reports."""
     try:
@@ -170,13 +180,7 @@ def compare(image: VerifiedImage, reports: Sequence[Report], memories: Sequence[
         return Divergence(image.position, (Difference("link", "dirty log", values),), tuple(reports), 0, culprit)
     if pages == 0 and not _differ(reports):
         return None
-    differences = (
-        *_stops(reports),
-        *_registers(reports),
-        *_packed("chip", [report.board for report in reports]),
-        *_packed("output", [report.outputs for report in reports]),
-        *_memory(runs, memories),
-    )
+    differences = (*state_differences(reports), *_memory(runs, memories))
     if not differences:  # a module that should stand still wrote between the two looks
         changing = tuple("changing" for _ in reports)
         differences = (Difference("memory", "a page that changes while it is compared", changing),)

@@ -84,8 +84,8 @@ class FakeCpu:
     def raise_nmi(self) -> None:
         self._nmi = True
 
-    def step(self) -> int:
-        return self.run(self._position + 1)
+    def step(self, count: int) -> tuple[int, int]:
+        return self.run(self._position + 1), 1
 
     def instruction(self) -> int:
         return 0
