@@ -189,8 +189,7 @@ int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint32_t *done)
         }
         ++*done;
         if (cpu->trace) {
-            instruction = ft_cpu_instruction(cpu);
-            ft_trace_note(cpu, ft_engine_position(cpu) - (instruction ? 1 : 0), instruction);
+            ft_trace_note(cpu);
         }
     }
     return stop;

@@ -231,8 +231,8 @@ bool ft_debug_breaks(ft_cpu *cpu, uint64_t position, uint64_t address, uint64_t 
 /* The running instruction stores to RAM; tells a device something. */
 void ft_trace_stored(ft_cpu *cpu, uint64_t offset, uint64_t bytes);
 void ft_trace_told(ft_cpu *cpu, uint64_t where, uint64_t bytes, uint64_t value);
-/* It is done, and the CPU stands at this place. */
-void ft_trace_note(ft_cpu *cpu, uint64_t position, uint32_t instruction);
+/* It is done. */
+void ft_trace_note(ft_cpu *cpu);
 
 /* ---- msr.c: 0, or -1 for #GP. Engine registers that are MSRs go through ft_engine_msr(). --- */
 

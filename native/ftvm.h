@@ -235,7 +235,7 @@ ft_trace *ft_trace_open(ft_effect *effects, uint32_t capacity);
 void ft_trace_close(ft_trace *trace);
 /* These bits of a byte of ft_arch, or of RAM, are expected to differ. -1: too many, or no such byte. */
 int ft_trace_except(ft_trace *trace, int in_ram, uint64_t offset, uint8_t mask);
-/* From now on every step of the CPU is traced, as far as there is room; NULL ends it. */
+/* Every step of the CPU is traced from now on, as far as there is room; the first effect is the state now. NULL ends it. */
 void ft_cpu_trace(ft_cpu *cpu, ft_trace *trace);
 uint32_t ft_trace_count(const ft_trace *trace);
 

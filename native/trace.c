@@ -61,6 +61,7 @@ void ft_cpu_trace(ft_cpu *cpu, ft_trace *trace)
         trace->count = trace->store_count = 0;
         trace->devices = 0;
         ft_engine_rearm_dirty_log(cpu); /* from now on every store comes by */
+        ft_trace_note(cpu);
     }
 }
 
@@ -102,9 +103,11 @@ static uint64_t hash_store(const ft_trace *trace, uint64_t hash, const ft_cpu *c
     return hash;
 }
 
-void ft_trace_note(ft_cpu *cpu, uint64_t position, uint32_t instruction)
+void ft_trace_note(ft_cpu *cpu)
 {
     ft_trace *trace = cpu->trace;
+    uint32_t instruction = ft_cpu_instruction(cpu);
+    uint64_t position = ft_engine_position(cpu) - (instruction ? 1 : 0);
     uint64_t effect = trace->devices, excepted = 0;
     ft_arch arch;
 

@@ -54,8 +54,8 @@ class Trace:
 
     def __init__(self, cpu: Any, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int]) -> None:
         self._cpu = cpu
-        self._effects = ffi.new("ft_effect[]", capacity)
-        self._trace = ffi.gc(lib.ft_trace_open(self._effects, capacity), lib.ft_trace_close)
+        self._effects = ffi.new("ft_effect[]", capacity + 1)
+        self._trace = ffi.gc(lib.ft_trace_open(self._effects, capacity + 1), lib.ft_trace_close)
         for in_ram, excepted in ((False, except_arch), (True, except_ram)):
             for offset, mask in excepted.items():
                 if lib.ft_trace_except(self._trace, in_ram, offset, mask) != 0:
@@ -63,7 +63,7 @@ class Trace:
         lib.ft_cpu_trace(cpu, self._trace)
 
     def end(self) -> bytes:
-        """An array of ft_effect, one for each instruction."""
+        """An array of ft_effect: the state at the beginning, and one for each instruction."""
         lib.ft_cpu_trace(self._cpu, ffi.NULL)
         count = lib.ft_trace_count(self._trace)
         return bytes(ffi.buffer(self._effects, count * ffi.sizeof("ft_effect")))
@@ -114,10 +114,10 @@ class Cpu:
         return stop
 
     def step(self, count: int = 1) -> tuple[int, int]:
-        """Run up to ``count`` instructions, to the end of a block at most; returns one of STOP_* and how many there were.
+        """Run up to ``count`` instructions, at most to the end of a block; one of STOP_*, and how many there were.
 
-        An exception that is taken instead of one counts. It stops inside blocks; ``instruction`` says where. A ``run``
-        from there goes to the block's end first.
+        An exception that is taken instead of one counts. It stops inside blocks; ``instruction`` says where. ``run``
+        goes from there to the block's end first.
         """
         stop = self._checked(lib.ft_cpu_step(self._cpu, min(count, MAX_STEPS), self._done))
         return stop, self._done[0]

@@ -64,7 +64,8 @@ class Load(msgspec.Struct, frozen=True):
 class TraceSpec(msgspec.Struct, frozen=True):
     """How to trace. Bits of bytes, by offset in ft_arch and in RAM, that are expected to differ between modules.
 
-    The report's ``detail`` is an array of ft_effect (native/ftvm.h), EFFECT_BYTES each.
+    The report's ``detail`` is an array of ft_effect (native/ftvm.h), EFFECT_BYTES each: of the state at the beginning,
+    then of each instruction.
     """
 
     arch: dict[int, int] = {}

@@ -1,0 +1,204 @@
+"""Two modules to experiment with, apart from those of the machine: one that will have the fault, one that will not.
+
+They go from the verified state wherever they are told, as often as wanted; nothing that they do leaves them.
+"""
+
+import contextlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import msgspec
+
+from ftvm.module import events
+from ftvm.module.board import BoardConfig
+from ftvm.module.events import DebugWatch, Input
+from ftvm.module.link import EFFECT_BYTES, CommandKind, Load, Report, Snapshot, TraceSpec
+from ftvm.monitor.compare import Difference, state_differences
+from ftvm.monitor.epoch import EpochRunner
+from ftvm.monitor.image import PageList, VerifiedImage
+from ftvm.monitor.module_handle import ModuleHandle
+from ftvm.monitor.poller import Poller
+from ftvm.units import PAGE_BYTES
+
+_WORDS = 4
+assert EFFECT_BYTES == 8 * _WORDS
+
+MAX_RUNS = 4096
+"""Runs of differing bytes that are told apart; behind them, a page is one."""
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Before the instruction ``instruction`` of the block that is entered at ``position``."""
+
+    position: int
+    instruction: int = 0
+
+
+class Traced:
+    """What the instructions of a stretch did, by number (ft_effect in native/ftvm.h); number 0 is the state before."""
+
+    def __init__(self, detail: bytes) -> None:
+        words = array("Q", detail)
+        self.effects, self.excepted = words[0::_WORDS], words[1::_WORDS]
+        self._positions, self._instructions = words[2::_WORDS], words[3::_WORDS]
+
+    def __len__(self) -> int:
+        return len(self.effects)
+
+    def place(self, number: int) -> Place:
+        """Where instruction ``number`` led to."""
+        return Place(self._positions[number], self._instructions[number])
+
+
+class Lost(Exception):
+    """The module without a fault ended or hung: nothing can be said."""
+
+
+class Pair:
+    """Modules ``sound`` and ``faulty`` of the machine whose verified state is in ``image``.
+
+    ``again`` is called after each return to that state, to tell the faulty module what is to happen to it. A context:
+    no process or memory outlives it. Raises HostError when the host refuses them.
+    """
+
+    def __init__(
+        self,
+        image: VerifiedImage,
+        board: BoardConfig,
+        faulty: int,
+        inputs: Sequence[Input] = (),
+        again: Callable[["Pair"], None] = lambda pair: None,
+    ) -> None:
+        self._image = image
+        self._snapshot = Snapshot(image.arch, image.board)
+        self._start = image.position
+        self._inputs = list(inputs)
+        self._again = again
+        self._poller = Poller()
+        self._runner = EpochRunner(self._poller.wait)
+        self._touched: set[int] = set()
+        self._fresh = True
+        self.suspects: set[int] = set()
+        """Pages that may differ although no dirty log says so."""
+        with contextlib.ExitStack() as resources:
+            resources.callback(self._poller.close)
+            self.modules = []
+            for index in (faulty + 1, faulty):
+                module = ModuleHandle(index, image.ram_bytes, self._poller)
+                resources.callback(module.close)
+                module.set_up(board, self._snapshot, 0)
+                self.modules.append(module)
+            for module in self.modules:
+                module.fill(image)
+                module.await_ready()
+            self._resources = resources.pop_all()
+        self.sound, self.faulty = self.modules
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    # ---- going ----
+
+    def rewind(self) -> None:
+        """Both are the verified state again. Raises Lost, HostError."""
+        if not self._fresh:
+            pages = PageList.of(self._touched | self.suspects)
+            for module in self.modules:
+                module.restore_pages(self._image, pages)
+            self._command(CommandKind.LOAD, payload=msgspec.msgpack.encode(Load(self._snapshot, pages.encode())))
+        self._fresh = False
+        self._touched.clear()
+        self._again(self)
+
+    def goto(self, place: Place, watch: DebugWatch | None = None) -> list[Report | None]:
+        """From the verified state to ``place``, each as far as it comes: sound, faulty."""
+        self.rewind()
+        reports = self.run(place.position, watch, first=True)
+        return self.step(place.instruction) if place.instruction else reports
+
+    def run(self, position: int, watch: DebugWatch | None = None, first: bool = False) -> list[Report | None]:
+        """On to ``position``, or where the outside would be needed. ``first``: the epoch's inputs enter before."""
+        inputs: list[Input] = [*(self._inputs if first else ()), *([watch] if watch is not None else ())]
+        return self._command(CommandKind.RUN, position, events.encode(inputs) if inputs else b"")
+
+    def step(self, instructions: int) -> list[Report | None]:
+        """On by so many instructions."""
+        return self._command(CommandKind.STEP, instructions)
+
+    def trace(self, instructions: int, spec: TraceSpec) -> list[Traced]:
+        """The same, and what each of them did: those of the sound module, and of the faulty one."""
+        reports = self._command(CommandKind.TRACE, instructions, msgspec.msgpack.encode(spec))
+        return [Traced(b"" if report is None else report.detail) for report in reports]
+
+    def _command(self, kind: CommandKind, target: int = 0, payload: bytes = b"") -> list[Report | None]:
+        alive = [module for module in self.modules if module.alive]
+        attempt = self._runner.command(alive, kind, target, payload, blocks=target if kind != CommandKind.RUN else 0)
+        for loss in attempt.losses:
+            if loss.module is self.sound:
+                raise Lost(loss.how)
+            loss.module.close()
+        reports: dict[int, Report] = {}
+        for result in attempt.results:
+            reports[result.module.index] = result.report
+            self._touched |= {page for page in result.memory.listed() if page < self._image.ram_bytes // PAGE_BYTES}
+        return [reports.get(module.index) for module in self.modules]
+
+    # ---- looking ----
+
+    @property
+    def touched(self) -> set[int]:
+        """Pages that either of them wrote since it was rewound."""
+        return set(self._touched)
+
+    def memory(self, module: ModuleHandle) -> memoryview:
+        return module.memory()
+
+    def different_pages(self, pages: Sequence[int] | None = None) -> list[int]:
+        """Of these pages, or of all, those whose content differs."""
+        sound, faulty = self.sound.memory(), self.faulty.memory()
+        if pages is None:
+            step = 256
+            parts = [
+                first
+                for first in range(0, len(sound) // PAGE_BYTES, step)
+                if bytes(sound[first * PAGE_BYTES : (first + step) * PAGE_BYTES])
+                != bytes(faulty[first * PAGE_BYTES : (first + step) * PAGE_BYTES])
+            ]
+            pages = [page for first in parts for page in range(first, first + step)]
+        return [
+            page
+            for page in pages
+            if bytes(sound[page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
+            != bytes(faulty[page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
+        ]
+
+    def differences(self, reports: Sequence[Report | None], pages: Sequence[int]) -> tuple[Difference, ...]:
+        """In what the modules differ now, these pages of their memory included; their values are (sound, faulty)."""
+        sound, faulty = reports
+        if sound is None or faulty is None:
+            return (Difference("death", "module", ("alive", "gone")),)
+        runs = [run for page in self.different_pages(pages) for run in self._runs(page)]
+        return (*state_differences([sound, faulty]), *runs[:MAX_RUNS])
+
+    def _runs(self, page: int) -> Iterator[Difference]:
+        """Runs of bytes that differ."""
+        start = page * PAGE_BYTES
+        sound, faulty = (bytes(m.memory()[start : start + PAGE_BYTES]) for m in self.modules)
+        at = 0
+        while at < PAGE_BYTES:
+            if sound[at] == faulty[at]:
+                at += 1
+                continue
+            end = at + 1
+            while end < PAGE_BYTES and sound[end] != faulty[end]:
+                end += 1
+            yield Difference("memory", f"ram {start + at:#x}", (sound[at:end], faulty[at:end]))
+            at = end
