@@ -246,6 +246,8 @@ class Board:
         self._running = False
         self._awaited: tuple[int, ...] = ()  # addresses at which the CPU knows that it is to stop
         self._jumps = 0  # of virtual time, in the running epoch
+        self.stepped = 0
+        """Instructions of the last ``step``."""
         self._limit = 0  # of the running cpu.run()
         self._byte_ports: dict[int, _Place] = {}
         self._wide_ports: dict[int, _Place] = {}  # 16- and 32-bit accesses that must not be split
@@ -546,6 +548,7 @@ class Board:
         they do in ``run``.
         """
         cpu = self._cpu
+        self.stepped = 0
         self._begin()
         while count:
             event = None if cpu.instruction() else self._event_position()
@@ -554,6 +557,7 @@ class Board:
             else:
                 stop, done = cpu.step(count)
                 count -= done
+                self.stepped += done
             if cpu.instruction() and stop != STOP_DEBUG:
                 continue
             if (ends := self._look(stop, count > 0)) is not None:

@@ -112,12 +112,17 @@ class Injector:
             if count == 0:
                 return Stop(StopKind.POSITION)
             if (self._cpu.position(), self._cpu.instruction()) == before:
-                stop = self._board.step(1)
+                stop = self._board.step(1 if self._awaits_anything() else count)
+                count -= self._board.stepped
                 if stop.kind not in _INSIDE:
                     return stop
-            after = self._cpu.position(), self._cpu.instruction()
-            self._age(after[0] - before[0])
-            count -= after != before
+            else:
+                count -= 1
+            self._age(self._cpu.position() - before[0])
+
+    def _awaits_anything(self) -> bool:
+        """Something may begin or end at any instruction."""
+        return bool(self._board.agenda.state.expected) or any(held.left != ALWAYS for held in self._held)
 
     def _walk(self, again: bool) -> Stop:
         """Step through the block that comes next, in which something may come due."""

@@ -43,12 +43,14 @@ class Incident:
     """A divergence or a loss, and what was done about it.
 
     ``module`` is the index of the faulty module, None when nobody can say; ``recovered_in_ms`` None when it was not.
+    ``epoch`` is the one in which it happened, None for what a scrub found.
     """
 
     divergence: Divergence
     module: int | None
     verdict: str
     recovered_in_ms: float | None
+    epoch: Epoch | None = None
 
 
 class FailStop(Exception):
@@ -100,6 +102,7 @@ class Recovery:
         self._on_incident = on_incident
         self._on_cold_tlbs = on_cold_tlbs
         self._began_s = 0.0
+        self._epoch: Epoch | None = None
 
     def settle(self, epoch: Epoch, attempt: Attempt, divergence: Divergence | None) -> Result:
         """Bring an epoch to a result that may be committed: it is what the image compared last.
@@ -107,6 +110,7 @@ class Recovery:
         ``divergence`` is what comparing the attempt's results found. Raises FailStop, HostError.
         """
         self._began_s = time.monotonic()
+        self._epoch = epoch
         self._bury(attempt)
         if divergence is not None:
             return self._diagnose(epoch, attempt.results, divergence)
@@ -120,6 +124,7 @@ class Recovery:
         It finds what no dirty log shows: a bit that flipped in a page that nobody writes.
         """
         self._began_s = time.monotonic()
+        self._epoch = None
         modules = self._service.in_service
         count, runs = self._image.scrub([module.standing_memory() for module in modules], first, pages)
         if count == 0:
@@ -262,7 +267,7 @@ class Recovery:
 
     def _report(self, divergence: Divergence, module: int | None, verdict: str, recovered: bool = True) -> None:
         elapsed_ms = (time.monotonic() - self._began_s) * 1e3 if recovered else None
-        self._on_incident(Incident(divergence, module, verdict, elapsed_ms))
+        self._on_incident(Incident(divergence, module, verdict, elapsed_ms, self._epoch))
 
 
 def _fingerprint(result: Result, pages: Sequence[int]) -> bytes:
