@@ -267,6 +267,9 @@ class Machine:
         self._stop = threading.Event()
         self._faults: list[Fault] = []
         self._struck: list[FaultReport] = []
+        self.struck: list[FaultStruck] = []
+        """The faults that struck, in the past of the verified state; one that happens again and again is there once."""
+        self._incident_observers: list[Callable[[Incident], None]] = []
         self._fault_number = max((fault.number for fault in self._start.expected_faults()), default=0)
         self._service: Service | None = None
         self._image: VerifiedImage | None = None
@@ -339,6 +342,7 @@ class Machine:
             interactive=config.open_ended,
             on_fault=self._note_fault,
         )
+        lockstep.on_incident.append(self._note_incident)
         if config.event_log is not None:
             resources.callback(EventFile(str(config.event_log), self._log).close)
         if config.event_command is not None:
@@ -680,6 +684,21 @@ class Machine:
                 hint = f"there are {', '.join(legs)}" if legs else "give it disks with --disk, NICs with --nic"
                 raise UsageError(f"this machine has no {fault.target.device}.{fault.target.leg}", hint)
 
+    def follow_incidents(self, observer: Callable[[Incident], None]) -> None:
+        """Call ``observer`` at each incident, on the machine's thread, when it is settled. The verified state is that
+        from which the modules began then: ``verified``."""
+        self._incident_observers.append(observer)
+
+    @property
+    def verified(self) -> VerifiedImage:
+        """The verified state itself, to be looked at. Inside a context only."""
+        return self._running()[1] if self._image is None else self._image
+
+    def _note_incident(self, incident: Incident, began: Moment) -> None:
+        if not self._is_travelling():
+            for observer in self._incident_observers:
+                observer(incident)
+
     def _note_fault(self, struck: FaultStruck) -> None:
         """A fault was due, in the past of the verified state. What a leg is to suffer happens now."""
         fault = struck.fault
@@ -692,6 +711,7 @@ class Machine:
         if fault.every and any(earlier.fault == report.fault for earlier in self._struck):
             return
         self._struck.append(report)
+        self.struck.append(struck)
         subject = "machine" if fault.module is None else f"module {fault.module}"
         if isinstance(fault.target, Leg):
             subject = f"{fault.target.device}.{fault.target.leg}"

@@ -19,6 +19,8 @@ from ftvm import terminal
 from ftvm.cli._display import SHOWN, LiveDisplay
 from ftvm.cli._output import json_option, live_output, output_file, write_json
 from ftvm.debug import symbols
+from ftvm.debug.divergence import report
+from ftvm.debug.divergence.examine import Examiner
 from ftvm.debug.symbols import Symbols
 from ftvm.errors import HostError, UsageError
 from ftvm.faults.notation import Guest, format_fault, parse_fault
@@ -108,6 +110,12 @@ _OPTIONS = (
         help="Write all that enters the guest to FILE, for 'ftvm replay', and the guest's memory as it is at first.",
     ),
     click.option(
+        "--divergence-report",
+        metavar="FILE",
+        type=_save_target,
+        help="Look into each divergence, for some seconds, and write what was found to FILE, for 'ftvm explain'.",
+    ),
+    click.option(
         "--event-log", metavar="FILE", type=Path, help="Append every change of state, one JSON object a line."
     ),
     click.option("--on-event", metavar="COMMAND", help="Run this at every change of state, told as JSON on its input."),
@@ -143,6 +151,7 @@ class Settings:
     name: str | None
     save_on_exit: Path | None
     record: Path | None
+    divergence_report: Path | None
     event_log: Path | None
     on_event: str | None
     console_file: BinaryIO | None
@@ -221,6 +230,9 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
     display = LiveDisplay(sys.stdout.buffer, KEYBOARD if config.interactive else None) if settings.display else None
     machine = Machine(config, on_console=console.show, on_event=console.tell if display is None else display.tell)
     settings.inject_faults(machine, config)
+    examiner = None
+    if settings.divergence_report is not None:
+        examiner = Examiner(machine, str(config.image), settings.symbols(config.image))
     try:
         with _ending_by_signal(machine, config.save_on_exit is not None) as signals:
             if display is not None:
@@ -231,6 +243,8 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
         _tell_where_it_is(machine)
         raise
 
+    if examiner is not None and settings.divergence_report is not None:
+        report.save(settings.divergence_report, examiner.reports())
     if settings.screen_file is not None:
         settings.screen_file.write("".join(f"{line.rstrip()}\n" for line in machine.screen().lines()).encode())
         settings.screen_file.flush()

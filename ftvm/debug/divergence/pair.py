@@ -5,7 +5,7 @@ They go from the verified state wherever they are told, as often as wanted; noth
 
 import contextlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,7 +14,7 @@ import msgspec
 from ftvm.module import events
 from ftvm.module.board import BoardConfig
 from ftvm.module.events import DebugWatch, Input
-from ftvm.module.link import EFFECT_BYTES, CommandKind, Load, Report, Snapshot, TraceSpec
+from ftvm.module.link import EFFECT_BYTES, CommandKind, Load, Release, Report, Snapshot, TraceSpec
 from ftvm.monitor.compare import Difference, state_differences
 from ftvm.monitor.epoch import EpochRunner
 from ftvm.monitor.image import PageList, VerifiedImage
@@ -25,6 +25,8 @@ from ftvm.units import PAGE_BYTES
 _WORDS = 4
 assert EFFECT_BYTES == 8 * _WORDS
 
+SOUND = 1000
+"""No module of a machine has an index like this, so no fault is meant for it."""
 MAX_RUNS = 4096
 """Runs of differing bytes that are told apart; behind them, a page is one."""
 
@@ -60,8 +62,8 @@ class Lost(Exception):
 class Pair:
     """Modules ``sound`` and ``faulty`` of the machine whose verified state is in ``image``.
 
-    ``again`` is called after each return to that state, to tell the faulty module what is to happen to it. A context:
-    no process or memory outlives it. Raises HostError when the host refuses them.
+    ``inputs`` are those of the epoch. What is to happen to the faulty module, of index ``faulty``, is in that state or
+    among the inputs. A context: no process or memory outlives it. Raises HostError when the host refuses them.
     """
 
     def __init__(
@@ -70,13 +72,11 @@ class Pair:
         board: BoardConfig,
         faulty: int,
         inputs: Sequence[Input] = (),
-        again: Callable[["Pair"], None] = lambda pair: None,
     ) -> None:
         self._image = image
         self._snapshot = Snapshot(image.arch, image.board)
         self._start = image.position
         self._inputs = list(inputs)
-        self._again = again
         self._poller = Poller()
         self._runner = EpochRunner(self._poller.wait)
         self._touched: set[int] = set()
@@ -86,7 +86,7 @@ class Pair:
         with contextlib.ExitStack() as resources:
             resources.callback(self._poller.close)
             self.modules = []
-            for index in (faulty + 1, faulty):
+            for index in (faulty + SOUND, faulty):
                 module = ModuleHandle(index, image.ram_bytes, self._poller)
                 resources.callback(module.close)
                 module.set_up(board, self._snapshot, 0)
@@ -113,10 +113,10 @@ class Pair:
             pages = PageList.of(self._touched | self.suspects)
             for module in self.modules:
                 module.restore_pages(self._image, pages)
-            self._command(CommandKind.LOAD, payload=msgspec.msgpack.encode(Load(self._snapshot, pages.encode())))
+            load = Load(self._snapshot, pages.encode(), Release.ALL)
+            self._command(CommandKind.LOAD, payload=msgspec.msgpack.encode(load))
         self._fresh = False
         self._touched.clear()
-        self._again(self)
 
     def goto(self, place: Place, watch: DebugWatch | None = None) -> list[Report | None]:
         """From the verified state to ``place``, each as far as it comes: sound, faulty."""
