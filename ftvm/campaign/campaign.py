@@ -73,13 +73,19 @@ def carry_on(path: Path, make_pool: MakePool, progress: Progress) -> None:
                     waiting += trials
                     done += 1
                     if time.monotonic() - committed_s > COMMIT_S:
-                        store.add(waiting)
-                        waiting.clear()
+                        _commit(store, waiting)
                         committed_s = time.monotonic()
                         progress("experiments", done, total)
         finally:
-            store.add(waiting)
+            _commit(store, waiting)
         progress("experiments", done, total)
+
+
+def _commit(store: Store, waiting: list[Trial]) -> None:
+    """Keep these results. Interrupted in between by a signal, they are lost and found again, but never there twice."""
+    trials = waiting[:]
+    waiting.clear()
+    store.add(trials)
 
 
 def assignment_of(store: Store) -> Assignment:

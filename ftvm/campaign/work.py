@@ -13,6 +13,9 @@ from ftvm.exitcodes import ExitCode
 BATCH = 64
 """Experiments that a worker is given at once: close to each other, so that each begins where the last one did."""
 
+TURN = 16
+"""Batches of one guest that follow each other."""
+
 
 class Golden(msgspec.Struct, frozen=True):
     """The undisturbed run of a guest, from the position ``start`` to ``end``. Every worker must find the same.
@@ -61,15 +64,24 @@ class Pool(Protocol):
 
 
 def batches(experiments: Sequence[Experiment], missing: Mapping[int, tuple[Column, ...]]) -> list[Batch]:
-    """What is missing, cut up: always in the same way for a fresh campaign."""
-    made: list[Batch] = []
+    """What is missing, cut up: always in the same way for a fresh campaign.
+
+    In an order in which a campaign that is ended early has struck all guests, everywhere; but a worker does not change
+    its guest too often.
+    """
+    made: dict[int, list[Batch]] = {}
     for experiment in sorted(experiments, key=lambda e: (e.guest, e.position, e.id)):
         if experiment.id not in missing:
             continue
-        if not made or made[-1].guest != experiment.guest or len(made[-1].tasks) == BATCH:
-            made.append(Batch(experiment.guest, []))
-        made[-1].tasks.append(Task(experiment, missing[experiment.id]))
-    return made
+        of_guest = made.setdefault(experiment.guest, [])
+        if not of_guest or len(of_guest[-1].tasks) == BATCH:
+            of_guest.append(Batch(experiment.guest, []))
+        of_guest[-1].tasks.append(Task(experiment, missing[experiment.id]))
+    turns: list[tuple[int, Batch]] = []
+    for of_guest in made.values():
+        rounds = -(-len(of_guest) // TURN)
+        turns += [(number % rounds, batch) for number, batch in enumerate(of_guest)]
+    return [batch for _, batch in sorted(turns, key=lambda turn: (turn[0], turn[1].guest))]
 
 
 class Failure(msgspec.Struct, frozen=True):

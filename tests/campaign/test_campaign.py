@@ -1,5 +1,6 @@
 """Whole campaigns on a guest of a few milliseconds: nothing is lost or doubled; the same seed gives the same table."""
 
+import itertools
 import os
 import random
 import signal
@@ -248,6 +249,17 @@ def test_faults_of_every_kind_are_in_campaigns(
     results = run(tmp_path / "r", msgspec.structs.replace(plan, experiments=4), local(1))
     assert {trial.outcome for trial in results if trial.column == "duplex"} <= duplex
     assert simplex is None or {trial.outcome for trial in results if trial.column == "simplex"} <= simplex
+
+
+def test_a_campaign_that_is_ended_early_has_struck_everywhere() -> None:
+    experiments = [experiment(number, guest=number % 2, position=number) for number in range(20_000)]
+    made = batches(experiments, dict.fromkeys(range(20_000), ("duplex",)))
+    struck = [task.experiment for batch in made[: len(made) // 4] for task in batch.tasks]
+    for guest in range(2):
+        positions = [e.position for e in struck if e.guest == guest]
+        assert all(any(first <= p < first + 4000 for p in positions) for first in range(0, 20_000, 4000))
+    changes = sum(one.guest != other.guest for one, other in itertools.pairwise(made))
+    assert changes < len(made) / 10
 
 
 def test_batches_are_of_one_guest_and_in_the_order_of_positions() -> None:
