@@ -14,14 +14,15 @@ import msgspec
 
 from ftvm.campaign.experiment import Experiment, Trial
 from ftvm.campaign.guest import config_of, symbols_of
-from ftvm.campaign.outcome import classify, classify_alone
+from ftvm.campaign.outcome import Outcome, classify, classify_alone
 from ftvm.campaign.plan import CampaignPlan, Column, GuestPlan
+from ftvm.campaign.prune import candidate, overwritten
 from ftvm.campaign.space import fault_of
 from ftvm.campaign.work import Golden
 from ftvm.debug.code import code_address
 from ftvm.errors import HostError, UnusableFile
 from ftvm.machine import Machine
-from ftvm.module.fault import Fault, RamBit
+from ftvm.module.fault import AtPosition, Fault, RamBit
 from ftvm.module.link import Snapshot
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, Event
@@ -34,6 +35,9 @@ STRETCH_TIMEOUT_S = 300.0
 LONGER = 2
 MORE_BLOCKS = 10_000
 """An experiment that runs this many times as long as the golden run, and so many blocks more, hangs."""
+
+PRUNED = "pruned"
+"""The verdict on a fault that cannot have an effect, and was not injected (prune.py)."""
 
 LIMIT = "limit"
 """How a golden run ends that the plan ends."""
@@ -133,13 +137,14 @@ class Stand:
 
     def _golden_to(self, position: int) -> None:
         ending = self.machine.run_until(position=position, timeout_s=START_TIMEOUT_S)
-        if ending is not None or self.machine.position != position:
+        if ending is not None:
             raise HostError(f"the golden run of {self._guest.image} did not come to {position} again")
 
     # ---- experiments ----
 
     def go(self, position: int) -> None:
-        """Stand where the golden run stood at ``position``, with cold TLBs."""
+        """Stand where the golden run stood at ``position``, with cold TLBs; a block farther where the engine cannot
+        stop: at an instruction that hits a data breakpoint of the guest's own."""
         base = self.milestones[bisect.bisect_right(self._positions, position) - 1]
         if base.checkpoint.position < self._base.checkpoint.position <= position:
             base = self._base
@@ -240,7 +245,15 @@ class Rig:
         stand = self.stand(column)
         stand.go(experiment.position)
         fault = fault_of(experiment, self.golden.ram_bytes)
+        if stand.machine.position > experiment.position:
+            fault = msgspec.structs.replace(fault, when=AtPosition(stand.machine.position))
         place = self._symbols.place(_address(fault, stand.machine))
+        symbol = None if place is None else place.name
+        register = candidate(fault, self._plan.epoch_blocks) if self._plan.prune else None
+        if register is not None:
+            if overwritten(stand.machine, register):
+                return self._pruned(experiment.id, column, symbol)
+            stand.go(experiment.position)
         began_s = time.monotonic()
         inject(stand.machine, fault, column)
         course = _Course(stand, experiment.position)
@@ -262,7 +275,7 @@ class Rig:
             verdict=None if first is None else first.verdict,
             first=None if first is None else first.divergence.differences[0].where,
             charged=None if first is None else first.module,
-            symbol=None if place is None else place.name,
+            symbol=symbol,
             blocks=stand.machine.position - experiment.position,
             converged=course.converged,
             wall_ms=round(wall_s * 1e3, 3),
@@ -270,6 +283,26 @@ class Rig:
         if not stand.whole() or fault.lasting or fault.every:  # what is broken in a module is not restored
             self._stands.pop(column).close()
         return trial
+
+    def _pruned(self, number: int, column: Column, symbol: str | None) -> Trial:
+        """What comes of a fault that cannot have an effect."""
+        return Trial(
+            experiment=number,
+            column=column,
+            outcome=Outcome.MASKED,
+            ending=_words(Ending(self.golden.ending, self.golden.exit_code)),
+            latent=False,
+            detected_after=None,
+            detected_ms=None,
+            recovered_ms=None,
+            verdict=PRUNED,
+            first=None,
+            charged=None,
+            symbol=symbol,
+            blocks=0,
+            converged=True,
+            wall_ms=0.0,
+        )
 
     def stand(self, column: Column) -> Stand:
         stand = self._stands.get(column)

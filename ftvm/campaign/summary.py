@@ -9,6 +9,7 @@ import msgspec
 from ftvm.campaign.experiment import Experiment, Trial
 from ftvm.campaign.outcome import Outcome
 from ftvm.campaign.plan import Column, share
+from ftvm.campaign.rig import PRUNED
 from ftvm.campaign.statistics import Interval, wilson
 from ftvm.campaign.store import Store
 
@@ -150,8 +151,6 @@ def summarize(store: Store) -> Summary:
 
 
 _RAM = ("ram", "symbol:", "section:")
-PRUNED = "pruned"
-"""The verdict on a fault that cannot have an effect, and was not injected (prune.py)."""
 
 
 def _table(title: str, column: Column, pairs: Sequence[Pair], confidence: float) -> Table:

@@ -16,7 +16,7 @@ from ftvm.errors import UsageError
 from ftvm.memory_map import physical, ram_offset
 from ftvm.module.registers import REGISTERS
 
-_GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
+GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 _TIME = ("position", "skipped_ns", "interrupt_shadow", "halted", "nmi_pending", "nmi_blocked")
 
@@ -66,7 +66,7 @@ def register_groups() -> Mapping[str, Sequence[str]]:
 
 
 def _group(name: str) -> str:
-    if name in _GENERAL:
+    if name in GENERAL:
         return "general"
     if name in ("rip", "rflags"):
         return name

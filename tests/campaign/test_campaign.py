@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from distributed import LocalCluster
 from ftvm.campaign import campaign, dask_pool
 from ftvm.campaign.campaign import MakePool
 from ftvm.campaign.dask_pool import DaskPool
-from ftvm.campaign.experiment import Trial
+from ftvm.campaign.experiment import Experiment, Trial
 from ftvm.campaign.outcome import Outcome
-from ftvm.campaign.plan import CampaignPlan, parse_plan
+from ftvm.campaign.plan import CampaignPlan, load_plan, parse_plan
 from ftvm.campaign.pool import MAX_ATTEMPTS, LocalPool
+from ftvm.campaign.rig import PRUNED, Rig
 from ftvm.campaign.store import Store
 from ftvm.campaign.summary import summarize
 from ftvm.campaign.work import Assignment, Batch, Task, batches
@@ -77,6 +79,20 @@ def test_in_duplex_nobody_can_tell_and_in_simplex_somebody_can(trials: list[Tria
     assert duplex <= {Outcome.MASKED, Outcome.RECOVERED, Outcome.FAILED_OVER}
     assert Outcome.RECOVERED in duplex
     assert {t.outcome for t in trials if t.column == "simplex"} & {Outcome.CRASH, Outcome.SDC, Outcome.HANG}
+
+
+def test_of_a_thousand_faults_in_duplex_none_is_seen_outside(tmp_path: Path) -> None:
+    """The campaign of benchmarks/campaign.md, in small."""
+    plan = load_plan(Path(__file__).parents[2] / "benchmarks" / "campaign-kernels.toml")
+    plan = msgspec.structs.replace(plan, guest=plan.guest[:1], experiments=1000)
+    outcomes = Counter((t.column, t.outcome) for t in run(tmp_path / "results", plan, local(2)))
+    assert sum(count for (column, _), count in outcomes.items() if column == "duplex") == 1000
+    bad = (Outcome.SDC, Outcome.CRASH, Outcome.HANG, Outcome.MACHINE_CRASH)
+    assert {outcome: outcomes["duplex", outcome] for outcome in bad} == dict.fromkeys(bad, 0)
+    assert outcomes["duplex", Outcome.RECOVERED] > 500
+    assert (
+        outcomes["simplex", Outcome.CRASH] + outcomes["simplex", Outcome.SDC] + outcomes["simplex", Outcome.HANG] > 50
+    )
 
 
 def test_what_was_detected_is_charged_to_the_module_that_had_it(finished: Path) -> None:
@@ -228,6 +244,39 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> N
         assert len(done(path)) == len(set(done(path)))
     subprocess.run(resume, check=True, capture_output=True)
     assert done(path) == list(range(300))
+
+
+def test_pruning_saves_experiments_and_changes_no_outcome(tmp_path: Path) -> None:
+    plan = parse_plan(
+        SMALL.replace('"hello"', '"paging"').replace('"general", "rip", "rflags"', '"general"'), "general"
+    )
+    without = run(tmp_path / "without", plan, local(1))
+    pruned = run(tmp_path / "pruned", msgspec.structs.replace(plan, prune=True), local(1))
+    assert [(t.experiment, t.column, t.outcome) for t in pruned] == [
+        (t.experiment, t.column, t.outcome) for t in without
+    ]
+    saved = sum(t.verdict == PRUNED for t in pruned)
+    assert 0 < saved < len(pruned)
+
+
+def test_a_fault_where_the_engine_cannot_stop_strikes_a_block_later(tmp_path: Path) -> None:
+    """The kernel sets a data breakpoint and hits it; the instruction that does is a block which nobody can stop at."""
+    plan = parse_plan(SMALL.replace('"hello"', '"exceptions"').replace("2M", "4M"), "debug registers")
+    rig = Rig(plan, 0)
+    try:
+        stand = rig.stand("duplex")
+        hidden: list[int] = []
+        for position in range(13_330, 13_350):
+            stand.go(position)
+            assert stand.machine.position in (position, position + 1)
+            if stand.machine.position != position:
+                hidden.append(position)
+        where = hidden[0]
+        fault = f"module=1,target=phys:0x3f0000:5,kind=flip,logged=true,at={where}"
+        trial = rig.conduct(Experiment(0, 0, 0, where, 1, "ram", 5, "flip", fault), "duplex")
+    finally:
+        rig.close()
+    assert trial.outcome == Outcome.RECOVERED
 
 
 @pytest.mark.parametrize(
