@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,32 @@ def test_what_is_no_recording_is_refused(wrong: bytes, tmp_path: Path) -> None:
 def test_a_recording_that_cannot_be_written_is_refused_before_the_guest_runs(tmp_path: Path) -> None:
     done = ftvm("run", "hello", "--record", tmp_path / "no folder" / "run")
     assert (done.returncode, done.stdout) == (4, b"")
+
+
+def test_a_run_that_was_killed_is_replayed_as_far_as_it_came(tmp_path: Path) -> None:
+    file = tmp_path / "run"
+    command = [sys.executable, "-m", "ftvm", "run", "workload", "--append", "rounds=100000", "--record", str(file)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+        try:
+            while not (file.exists() and b"mark" in file.read_bytes()[-200:]):
+                assert running.poll() is None
+                time.sleep(0.05)
+        finally:
+            running.kill()
+    assert ftvm("replay", file).returncode == 3
+    done = ftvm("replay", file, "--partial", "--modules", "1", "--json", tmp_path / "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "json").read_text())
+    assert (result["outcome"], result["complete"]) == ("cut-off", True)
+    assert result["compared"] >= 1
+
+
+def test_a_machine_that_goes_on_can_be_recorded(tmp_path: Path) -> None:
+    saved, file = tmp_path / "saved", tmp_path / "run"
+    assert ftvm("run", "workload", "--stop-on", "sieve", "--save-on-exit", saved).returncode == 0
+    done = ftvm("resume", saved, "--record", file, "--json", tmp_path / "first")
+    assert done.returncode == 0, done.stderr
+    again = ftvm("replay", file, "--json", tmp_path / "second")
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    first, second = (json.loads((tmp_path / name).read_text()) for name in ("first", "second"))
+    assert second["state_digest"] == first["state_digest"]
