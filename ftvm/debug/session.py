@@ -469,7 +469,8 @@ class Session:
 
     def _at_sync(self) -> None:
         loop = self._loop
-        new = not loop.playing or (self._recording is not None and loop.moment > self._explored)
+        explores = self._recording is not None and loop.moment > self._explored and not loop.off_script
+        new = not loop.playing or explores
         self._explored = max(self._explored, loop.moment)
         if new and time.monotonic() - self._kept_s > CHECKPOINT_S:
             if loop.playing:  # the TLBs are cold at a checkpoint; each time that this place is passed

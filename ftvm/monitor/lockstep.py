@@ -33,7 +33,7 @@ from ftvm.module.events import (
     TimeWatch,
 )
 from ftvm.module.fault import Fault, LinearBit, PageTableBit, RamBit
-from ftvm.module.link import CommandKind, Load, Release, Report, Snapshot
+from ftvm.module.link import COMMAND_BYTES, CommandKind, Load, Release, Report, Snapshot
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.compare import Difference, compare, differences_now
 from ftvm.monitor.console import Console
@@ -154,8 +154,8 @@ class Lockstep:
         self._parked: tuple[list[Input], list[str]] | None = None
         """Inputs and devices to be kicked, as of where the machine was live last."""
         self.script_shown = False
-        self._tainted: set[int] = set()
         self._tainted_anywhere = False
+        self._tainted: set[int] = set()
         """Pages in which the modules' RAM may differ from the image although nobody wrote there."""
         self._text: Text | None = None
         self._text_matched = 0
@@ -235,8 +235,8 @@ class Lockstep:
     def advance(self, goal: Goal, at_once: bool = False) -> Ending | None:
         """Until the goal is reached, which is None, or the guest ends, somebody ends it, or the modules cannot go on.
 
-        Time and ``stop`` end a stretch at a sync point, so that another may follow. ``at_once``: in the middle of an
-        epoch too, and nothing but the verified state can be used afterwards. Raises EngineError, HostError.
+        Time and ``stop`` end a stretch at a sync point. ``at_once``: in the middle of an epoch too, which is run again
+        if another stretch follows. Raises EngineError, HostError.
         """
         self._goal, self._at_once = goal, at_once
         self._text, self._text_matched = Text(goal.text) if goal.text else None, 0
@@ -400,7 +400,7 @@ class Lockstep:
             observer(not travelling)
         if not travelling:
             self._devices.forget()
-            self._parked = None
+            self._parked, self._faults = None, []
         elif self._parked is None:
             _, kicked = self.unseen()
             self._parked = [*self._uncommitted, *self._entering], kicked
@@ -453,6 +453,8 @@ class Lockstep:
         ``release``: which bits that faults hold are let go."""
         snapshot = Snapshot(self._image.arch, self._image.board)
         payload = msgspec.msgpack.encode(Load(snapshot, None if pages is None else pages.encode(), release))
+        if len(payload) > COMMAND_BYTES:  # a long list, or much that the guest has not read
+            payload = msgspec.msgpack.encode(Load(snapshot, None, release))
         for _ in range(MAX_LOADS):
             losses = self._runner.command(self._service.in_service, CommandKind.LOAD, payload=payload).losses
             if not losses:

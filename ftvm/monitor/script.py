@@ -3,7 +3,6 @@
 A guest at HLT stays at its position while time goes on, so a moment is a position and a virtual time.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
@@ -63,12 +62,17 @@ class Script:
 
     def entering(self, now: Moment) -> list[LoggedInput]:
         """All that ``take`` would give at this moment."""
-        return [*itertools.takewhile(lambda entry: entry.moment == now, self._inputs[self._next :])]
+        end = self._next
+        while end < len(self._inputs) and self._inputs[end].moment == now:
+            end += 1
+        return [*self._inputs[self._next : end]]
 
     def stop_after(self, now: Moment) -> Moment:
         """The first moment after this one at which something enters, or the end."""
-        moments = (entry.moment for entry in self._inputs[self._next :])
-        return next((moment for moment in moments if moment > now), self.end)
+        for index in range(self._next, len(self._inputs)):
+            if self._inputs[index].moment > now:
+                return self._inputs[index].moment
+        return self.end
 
     def take(self, now: Moment) -> LoggedInput | None:
         """What enters now, if anything does. Raises ScriptMismatch when its moment has gone by."""

@@ -9,6 +9,7 @@ import pytest
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
 from ftvm.module.link import RamBit, RegisterBit
+from ftvm.monitor import lockstep
 from tests.divergence.machines import build, golden
 
 
@@ -132,3 +133,23 @@ def test_a_callback_can_neither_keep_nor_restore() -> None:
         there = machine.checkpoint()
         machine.run()
     assert refused
+
+
+def test_faults_that_were_told_and_not_due_are_forgotten() -> None:
+    with build("workload") as machine:
+        there = machine.checkpoint()
+        machine.inject(1, 500_000, RegisterBit("r15", 7))
+        machine.restore(there)
+        machine.inject(1, 600_000, RegisterBit("r15", 7))
+        machine.run_until(position=100_000)
+        machine.restore(there)
+        assert machine.run().divergences == []
+
+
+def test_more_pages_than_one_command_can_name_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lockstep, "COMMAND_BYTES", 6000)
+    with build("workload") as machine:
+        there = machine.checkpoint()
+        machine.run_until(position=3_000_000)
+        machine.restore(there)
+        assert machine.run().state_digest == golden("workload").result.state_digest
