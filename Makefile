@@ -12,7 +12,7 @@ BUILD_INPUTS = setup.py $(shell find native firmware -type f)
 
 # What the tests need from Debian, as program:package.
 TEST_PROGRAMS := gcc:build-essential qemu-system-x86_64:qemu-system-x86 cpio:cpio lsattr:e2fsprogs \
-	ip:iproute2
+	ip:iproute2 ping:iputils-ping passt:passt
 
 .PHONY: build demo test lint format guests campaign clean host-packages
 .DELETE_ON_ERROR:

@@ -40,7 +40,7 @@ from ftvm.monitor.console import Console
 from ftvm.monitor.devices import FOREVER_S, ROOM_BYTES, Devices
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
 from ftvm.monitor.image import PageList, VerifiedImage
-from ftvm.monitor.pace import EPOCH_S, NETWORK_EPOCH_S, Pace
+from ftvm.monitor.pace import Pace
 from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recovery import FailStop, Incident, Recovery
 from ftvm.monitor.script import LoggedInput, Moment, Script, ScriptMismatch
@@ -534,7 +534,7 @@ class Lockstep:
         if at_once:
             return self._epoch_here(inputs)
         hurried = self._devices.busy() or (self._service.resync is not None and self._service.resync.nearly_done())
-        self._pace.aim(NETWORK_EPOCH_S if self._devices.hurry() else EPOCH_S)
+        self._pace.hurry(self._devices.hurry())
         blocks = min(SHORT_EPOCH_BLOCKS, self._pace.blocks) if hurried else self._pace.blocks
         return self._epoch_towards(self._goal.moment, blocks, inputs)
 

@@ -12,6 +12,9 @@ NETWORK_EPOCH_S = 0.004
 """The same while frames flow: an answer of a busy guest waits for the end of its epoch (benchmarks/net.md)."""
 FIRST_BLOCKS = 1_000_000
 MIN_BLOCKS = 10_000
+NETWORK_MIN_BLOCKS = 200_000
+"""While frames flow: an epoch that takes too long for its few blocks is late because the host is busy, and shorter ones
+would only make more of them."""
 MAX_BLOCKS = 10_000_000
 """The guest may turn from tight loops to slow work at any moment; then one epoch of this length is slow too."""
 GROWTH = 2
@@ -24,17 +27,20 @@ class Pace:
     def __init__(self, fixed: int | None) -> None:
         self._adapts = fixed is None
         self._epoch_s = EPOCH_S
+        self._min_blocks = MIN_BLOCKS
         self.blocks = FIRST_BLOCKS if fixed is None else fixed
 
-    def aim(self, epoch_s: float) -> None:
-        """From now on epochs are to take about so long."""
+    def hurry(self, wanted: bool) -> None:
+        """Whether epochs are to be short from now on, because frames flow."""
+        epoch_s = NETWORK_EPOCH_S if wanted else EPOCH_S
         if self._adapts and epoch_s != self._epoch_s:
             blocks = int(self.blocks * epoch_s / self._epoch_s)
-            self.blocks = max(MIN_BLOCKS, min(blocks, MAX_BLOCKS))
             self._epoch_s = epoch_s
+            self._min_blocks = NETWORK_MIN_BLOCKS if wanted else MIN_BLOCKS
+            self.blocks = max(self._min_blocks, min(blocks, MAX_BLOCKS))
 
     def observe(self, blocks: int, epoch_s: float) -> None:
         """An epoch of ``blocks`` took ``epoch_s`` of wall time. One that the guest ended early teaches nothing."""
         if self._adapts and blocks >= self.blocks:
             wanted = int(blocks * self._epoch_s / max(epoch_s, 1e-6))
-            self.blocks = max(MIN_BLOCKS, min(wanted, GROWTH * blocks, MAX_BLOCKS))
+            self.blocks = max(self._min_blocks, min(wanted, GROWTH * blocks, MAX_BLOCKS))

@@ -61,7 +61,7 @@ class TapLeg:
         self.where = name if namespace is None else f"{namespace}/{name}"
         self._buffer = bytearray(OFFLOAD.size + MAX_FRAME_BYTES)
         self._view = memoryview(self._buffer)
-        opened = _in_namespace(namespace, lambda: _open(name, offload))
+        opened = in_namespace(namespace, lambda: _open(name, offload))
         self._tap, self._netlink, self._index = opened
         self._epoll = select.epoll()
         self._epoll.register(self._tap, select.EPOLLIN)
@@ -184,7 +184,7 @@ def _hint(name: str, error: OSError) -> str:
     return f"as root, once: ip tuntap add {name} mode tap user {os.getuid()}"
 
 
-def _in_namespace(namespace: str | None, action: Callable[[], T]) -> T:
+def in_namespace(namespace: str | None, action: Callable[[], T]) -> T:
     """Do ``action`` in a named network namespace. What it opens stays there; this process does not go there."""
     if namespace is None:
         return action()

@@ -7,7 +7,16 @@ import pytest
 
 from ftvm.monitor import deadline
 from ftvm.monitor.deadline import Deadline
-from ftvm.monitor.pace import EPOCH_S, FIRST_BLOCKS, GROWTH, MAX_BLOCKS, MIN_BLOCKS, Pace
+from ftvm.monitor.pace import (
+    EPOCH_S,
+    FIRST_BLOCKS,
+    GROWTH,
+    MAX_BLOCKS,
+    MIN_BLOCKS,
+    NETWORK_EPOCH_S,
+    NETWORK_MIN_BLOCKS,
+    Pace,
+)
 from ftvm.monitor.poller import Poller
 from ftvm.monitor.timekeeping import LAG_FORGIVEN_NS, RealTime
 
@@ -155,14 +164,23 @@ def test_a_long_sleep_ends() -> None:
     assert wall.clock.now_ns() == 20 * LAG_FORGIVEN_NS
 
 
-def test_epochs_are_short_at_once_when_somebody_waits_and_long_again_afterwards() -> None:
+def test_epochs_are_short_at_once_while_frames_flow_and_long_again_afterwards() -> None:
     pace = Pace(None)
-    pace.aim(EPOCH_S / 5)
-    assert pace.blocks == FIRST_BLOCKS // 5
-    pace.observe(pace.blocks, EPOCH_S / 5)
-    assert pace.blocks == FIRST_BLOCKS // 5
-    pace.aim(EPOCH_S)
+    short = int(FIRST_BLOCKS * NETWORK_EPOCH_S / EPOCH_S)
+    pace.hurry(True)
+    assert pace.blocks == short
+    pace.observe(pace.blocks, NETWORK_EPOCH_S)
+    assert pace.blocks == short
+    pace.hurry(False)
     assert pace.blocks == FIRST_BLOCKS
+
+
+def test_a_busy_host_does_not_make_epochs_ever_shorter_while_frames_flow() -> None:
+    pace = Pace(None)
+    pace.hurry(True)
+    for _ in range(10):
+        pace.observe(pace.blocks, 1.0)
+    assert pace.blocks == NETWORK_MIN_BLOCKS
 
 
 def test_an_epoch_length_that_was_asked_for_stays() -> None:
