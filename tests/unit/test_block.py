@@ -32,8 +32,8 @@ UNTOUCHED = 0xEE
 class Bench:
     """A disk of two legs, and a driver that has negotiated everything."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False, real_time: bool = False) -> None:
-        self.files = [folder / "a.img", folder / "b.img"]
+    def __init__(self, folder: Path, *, read_only: bool = False, real_time: bool = False, legs: int = 2) -> None:
+        self.files = [folder / "a.img", folder / "b.img"][:legs]
         for path in self.files:
             path.write_bytes(bytes(DISK_BYTES))
         self.events: list[tuple[str, str]] = []
