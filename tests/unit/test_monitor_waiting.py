@@ -166,13 +166,14 @@ def test_a_long_sleep_ends() -> None:
 
 def test_epochs_are_short_at_once_while_frames_flow_and_long_again_afterwards() -> None:
     pace = Pace(None)
-    short = int(FIRST_BLOCKS * NETWORK_EPOCH_S / EPOCH_S)
+    while pace.blocks < MAX_BLOCKS:
+        pace.observe(pace.blocks, EPOCH_S / GROWTH)
     pace.hurry(True)
-    assert pace.blocks == short
-    pace.observe(pace.blocks, NETWORK_EPOCH_S)
-    assert pace.blocks == short
+    assert pace.blocks == int(MAX_BLOCKS * NETWORK_EPOCH_S / EPOCH_S)
+    pace.observe(pace.blocks, 2 * NETWORK_EPOCH_S)
+    assert pace.blocks == int(MAX_BLOCKS * NETWORK_EPOCH_S / EPOCH_S) // 2
     pace.hurry(False)
-    assert pace.blocks == FIRST_BLOCKS
+    assert pace.blocks == MAX_BLOCKS // 2
 
 
 def test_a_busy_host_does_not_make_epochs_ever_shorter_while_frames_flow() -> None:
