@@ -13,7 +13,9 @@ from ftvm.errors import UnusableFile, UsageError
 from ftvm.machine import Machine, MachineConfig
 from ftvm.module.fault import AtPosition, Fault, RamBit, RegisterBit
 from ftvm.monitor import recording as recordings
+from ftvm.monitor.bays import DiskFiles
 from ftvm.monitor.recording import End, load
+from ftvm.network.spec import parse_nic
 from tests.divergence.machines import build, golden
 
 
@@ -165,3 +167,18 @@ def test_faults_in_one_module_are_left_out_and_those_in_all_are_not(before: bool
         with Machine(MachineConfig.replay(recording, modules=modules)) as machine:
             assert replay(machine, recording).state_digest == result.state_digest
             assert not any(module.faults for module in machine.modules)
+
+
+@pytest.mark.parametrize("guest", ["disk", "net"])
+def test_neither_disks_nor_nics_are_needed_again(guest: str, tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(range(256)) * 4096)
+    devices: dict[str, Any] = {
+        "disk": {"disks": (DiskFiles((tmp_path / "disk",)),)},
+        "net": {"nics": tuple(parse_nic("loopback") for _ in range(3))},
+    }
+    machine = build(guest, record=tmp_path / "run", **devices[guest])
+    result = machine.run()
+    (tmp_path / "disk").unlink()
+    again, console = repeated(tmp_path / "run", modules=1, epoch_blocks=10_000)
+    assert (again.state_digest, console) == (result.state_digest, machine.console)
+    assert again.inputs > 10
