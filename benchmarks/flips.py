@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 import ftvm
 from ftvm.machine import Machine, MachineConfig, RunResult
-from ftvm.module.link import FaultTarget, RamBit, RegisterBit
+from ftvm.module.fault import RamBit, RegisterBit, Target
 from ftvm.module.registers import REGISTERS
 from ftvm.units import MIB, PAGE_BYTES
 
@@ -44,7 +44,7 @@ class Experiment:
     group: str
     module: int
     position: int
-    target: FaultTarget
+    target: Target
     epoch_blocks: int
 
 
@@ -76,7 +76,7 @@ def sample(seed: int, blocks: int) -> Experiment:
     """The experiment of a seed, for a kernel that runs for ``blocks``: every group of targets is equally likely."""
     dice = random.Random(seed)
     group = dice.choice([*_REGISTER_GROUPS, *_RAM_GROUPS])
-    target: FaultTarget
+    target: Target
     if group in _REGISTER_GROUPS:
         name = dice.choice(_REGISTER_GROUPS[group])
         target = RegisterBit(name, dice.randrange(REGISTERS[name].size * 8))

@@ -17,7 +17,7 @@ from resync import writer
 
 from ftvm.errors import HostError
 from ftvm.machine import Machine, MachineConfig
-from ftvm.module.link import RegisterBit
+from ftvm.module.fault import RegisterBit
 from ftvm.units import format_size, parse_size
 
 STRETCH_BLOCKS = 5_000_000

@@ -9,7 +9,7 @@ import click
 from ftvm.exitcodes import ExitCode
 from ftvm.guests import catalogue
 from ftvm.machine import Machine, MachineConfig, RunResult
-from ftvm.module.link import RegisterBit
+from ftvm.module.fault import RegisterBit
 from ftvm.monitor.eventlog import Event
 
 GUEST = "workload"

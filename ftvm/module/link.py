@@ -12,10 +12,6 @@ import msgspec
 
 from ftvm._native import ffi, lib
 from ftvm.module.board import BoardConfig
-from ftvm.module.fault import Fault as Fault
-from ftvm.module.fault import RamBit as RamBit
-from ftvm.module.fault import RegisterBit as RegisterBit
-from ftvm.module.fault import Target as FaultTarget  # noqa: F401
 
 LENGTH_BYTES = 8
 ANSWER_BYTES = 65536

@@ -8,9 +8,9 @@ import msgspec
 from ftvm.errors import UsageError
 from ftvm.memory_map import ram_offset
 from ftvm.module.link import Report
+from ftvm.module.paging import LinearMemory
 from ftvm.module.registers import REGISTERS, Register, register
 from ftvm.monitor.module_handle import ModuleHandle
-from ftvm.monitor.paging import LinearMemory
 from ftvm.monitor.service import Service, State
 
 _LEGACY = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")

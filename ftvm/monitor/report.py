@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from ftvm.module.link import Report
+from ftvm.module.paging import LinearMemory
 from ftvm.module.registers import register
 from ftvm.monitor.compare import Difference, Divergence, Value
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.paging import LinearMemory
 
 MAX_DIFFERENCES = 32
 INSTRUCTIONS = 8

@@ -8,7 +8,7 @@ import pytest
 
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
-from ftvm.module.link import RamBit, RegisterBit
+from ftvm.module.fault import RamBit, RegisterBit
 from ftvm.monitor import lockstep
 from tests.divergence.machines import build, golden
 

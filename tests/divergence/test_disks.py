@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftvm.machine import Machine
-from ftvm.module.link import RegisterBit
+from ftvm.module.fault import RegisterBit
 from ftvm.monitor.bays import DiskFiles
 from ftvm.storage.admin import create
 from ftvm.storage.faulty import Fault, FaultModel

@@ -6,7 +6,7 @@ import pytest
 
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
-from ftvm.module.link import FaultTarget, RamBit, RegisterBit
+from ftvm.module.fault import RamBit, RegisterBit, Target
 from ftvm.module.registers import register
 from ftvm.monitor.eventlog import MODULE_FAULT
 from ftvm.monitor.lockstep import SCRUB_PAGES
@@ -19,7 +19,7 @@ UNUSED = 0x3000000
 
 
 def faulty(
-    module: int, position: int, target: FaultTarget, modules: int = 2, guest: str = "workload", append: str = ""
+    module: int, position: int, target: Target, modules: int = 2, guest: str = "workload", append: str = ""
 ) -> Run:
     return run(
         guest,

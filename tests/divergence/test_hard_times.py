@@ -9,7 +9,8 @@ import pytest
 
 from ftvm.errors import HostError
 from ftvm.machine import Machine
-from ftvm.module.link import CommandKind, RegisterBit
+from ftvm.module.fault import RegisterBit
+from ftvm.module.link import CommandKind
 from ftvm.monitor import module_handle, nursery, resync, service
 from ftvm.monitor.epoch import EpochRunner
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FILLING, MODULE_JOINED

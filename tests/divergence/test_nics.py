@@ -12,7 +12,7 @@ import pytest
 
 from ftvm.errors import UnusableFile
 from ftvm.machine import Machine
-from ftvm.module.link import RegisterBit
+from ftvm.module.fault import RegisterBit
 from ftvm.network.spec import parse_nic
 from tests.divergence.machines import Run, run
 from tests.divergence.test_suspend import Session, looking, suspended

@@ -9,7 +9,7 @@ import pytest
 
 from ftvm.errors import UnusableFile
 from ftvm.machine import Machine
-from ftvm.module.link import RegisterBit
+from ftvm.module.fault import RegisterBit
 from ftvm.monitor.script import LoggedInput, Moment
 from tests.divergence.machines import build
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ftvm.machine import Machine
-from ftvm.module.link import FaultTarget, RamBit, RegisterBit
+from ftvm.module.fault import RamBit, RegisterBit, Target
 from tests.divergence.machines import run
 
 GUEST = {"append": "rounds=2", "epoch_blocks": 200_000}
@@ -45,7 +45,7 @@ def test_a_module_with_too_many_transient_faults_leaves_service() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_stuck_bit_is_blamed_on_its_module_and_the_guest_goes_on(seed: int) -> None:
     chosen = random.Random(seed)
-    target: FaultTarget
+    target: Target
     if seed % 2:
         target = RegisterBit(chosen.choice(["rax", "rcx", "rdi", "rsp", "cr3", "xmm1"]), chosen.randrange(32))
     else:

@@ -11,7 +11,7 @@ import pytest
 
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
-from ftvm.module.link import RamBit, RegisterBit
+from ftvm.module.fault import RamBit, RegisterBit
 from ftvm.module.registers import REGISTERS
 from tests.divergence.machines import build, golden
 

@@ -17,7 +17,7 @@ import pytest
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.guests.catalogue import Guest
 from ftvm.machine import Machine, MachineConfig, RunResult
-from ftvm.module.link import RegisterBit
+from ftvm.module.fault import RegisterBit
 from ftvm.monitor import savefile
 from ftvm.monitor.eventlog import SUSPEND_FAILED, SUSPENDED, Event
 from ftvm.units import MIB

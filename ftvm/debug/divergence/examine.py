@@ -21,10 +21,10 @@ from ftvm.module import events
 from ftvm.module.events import ConsoleOut, ExpectFaults, FaultStruck, Output
 from ftvm.module.fault import AtPosition, Fault
 from ftvm.module.link import Report as ModuleReport
+from ftvm.module.paging import LinearMemory
 from ftvm.monitor.build_id import build_id
 from ftvm.monitor.compare import Difference, Value
 from ftvm.monitor.module_view import Registers
-from ftvm.monitor.paging import LinearMemory
 from ftvm.monitor.recovery import Incident
 
 MAX_REPORTS = 16

@@ -2,8 +2,8 @@
 
 import pytest
 
+from ftvm.module.paging import LinearMemory
 from ftvm.module.registers import ARCH_BYTES, with_registers
-from ftvm.monitor.paging import LinearMemory
 from ftvm.units import MIB
 
 PG, PSE, PAE, LMA = 1 << 31, 1 << 4, 1 << 5, 1 << 10

@@ -1,3 +1,0 @@
-"""Linear addresses of the guest, in verified memory."""
-
-from ftvm.module.paging import LinearMemory as LinearMemory
