@@ -578,13 +578,14 @@ class Machine:
         """What ``ftvm ctl status`` shows. Inside a context only."""
         return self._managed().status()
 
-    def pull(self, module: int) -> None:
-        """Take a module out of service. Inside a context, while the machine stands still. Raises UsageError."""
-        self._managed().pull(module)
+    def pull(self, target: verbs.Target) -> None:
+        """Take a module (by its index), or a leg of a disk or NIC (``disk0.1``), out of service. Inside a context,
+        while the machine stands still. Raises UsageError."""
+        self._managed().pull(target)
 
-    def insert(self, module: int) -> None:
-        """Begin to bring a module back; it joins while the machine runs. As ``pull`` else."""
-        self._managed().insert(module)
+    def insert(self, target: verbs.Target) -> None:
+        """Begin to bring it back; it comes while the machine runs. As ``pull`` else."""
+        self._managed().insert(target)
 
     def _managed(self) -> Management:
         self._running()

@@ -107,6 +107,27 @@ def in_foreground(fd: int) -> bool:
         return True
 
 
+class SilentTerminal:
+    """As a context manager: what is typed at ``fd`` waits unseen for whoever reads it next. What is no terminal is left
+    alone."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._saved = termios.tcgetattr(fd) if in_foreground(fd) else None
+
+    def __enter__(self) -> None:
+        if self._saved is not None:
+            mode = termios.tcgetattr(self._fd)
+            mode[3] &= ~termios.ECHO
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._saved is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
+
+
 class RawTerminal:
     """As a context manager: ``fd`` passes every key at once and unechoed; its old mode is back afterwards.
 

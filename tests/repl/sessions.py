@@ -39,7 +39,11 @@ class Session:
         self._screen.truncate()
         done = self.interpreter.execute(line)
         self.desk.out.fresh_line()
-        return done, self._screen.getvalue()
+        return done, self.shown()
+
+    def shown(self) -> str:
+        """Since the last line that was typed here."""
+        return self._screen.getvalue()
 
 
 @contextlib.contextmanager

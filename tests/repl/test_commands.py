@@ -284,7 +284,7 @@ def test_modules_leave_and_come_back() -> None:
         machine("pull 1")
         assert "simplex" in machine("status")
         assert "module 1 is not in service" in machine.refused("regs -m 1")
-        assert "module 1 is filled" in machine("insert 1")
+        assert "1 is filled" in machine("insert 1")
         joined = ""
         while "back in service" not in joined:
             joined = machine("run until position +10M")

@@ -20,8 +20,10 @@ from ftvm.machine import Machine
 from ftvm.monitor.checkpoint import Ending
 from ftvm.monitor.eventlog import Event
 from ftvm.monitor.module_view import ModuleView
+from ftvm.terminal import SilentTerminal
 
 SHOWN_DIFFERENCES = 6
+STDIN = 0
 
 _QUIET = frozenset({"module-filling"})
 """Events that come too often to be told."""
@@ -161,7 +163,8 @@ class Desk:
 
         before = signal.signal(signal.SIGINT, stop)
         try:
-            yield
+            with SilentTerminal(STDIN):
+                yield
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from ftvm.control.verbs import Target
 from ftvm.debug.repl.desk import Desk
 from ftvm.display import keyboard
 from ftvm.errors import FtvmError
@@ -95,6 +96,22 @@ class Module(click.IntRange):
         return _items(incomplete, [str(module.index) for module in desk.machine.modules])
 
 
+class TargetName(Type):
+    """A module by its index, or a leg by its name."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Target:
+        text = str(value)
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else text
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        desk: Desk = ctx.obj
+        status = desk.machine.status()
+        legs = [f"{each.name}.{leg.index}" for each in (*status.disks, *status.nics) for leg in each.legs]
+        return _items(incomplete, [*(str(module.index) for module in status.modules), *legs])
+
+
 class Keys(Type):
     name = "keys"
 
@@ -118,12 +135,13 @@ class File(Type):
         return [CompletionItem(path + "/" if os.path.isdir(path) else path) for path in found]
 
 
-REGISTER, ADDRESS, SYMBOL, CHIP, MODULE, KEYS, FILE = (
+REGISTER, ADDRESS, SYMBOL, CHIP, MODULE, TARGET, KEYS, FILE = (
     RegisterName(),
     Address(),
     SymbolName(),
     ChipName(),
     Module(),
+    TargetName(),
     Keys(),
     File(),
 )

@@ -1,7 +1,6 @@
 """Where the lines of the REPL come from: a person at a terminal, a script, or standard input of any kind."""
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,18 +33,14 @@ def run_terminal(desk: Desk, interpreter: Interpreter) -> None:
     """Talk to a person until they leave."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.output.vt100 import Vt100_Output
 
     from ftvm.debug.repl.completion import LineCompleter
 
-    output = Vt100_Output.from_pty(sys.stdout)
-    output.enable_cpr = False  # a slow terminal would answer where its cursor is when the guest has the keyboard
     session: PromptSession[str] = PromptSession(
         history=_history(),
         completer=LineCompleter(desk),
         complete_while_typing=False,
         auto_suggest=AutoSuggestFromHistory(),
-        output=output,
         bottom_toolbar=lambda: f" {desk.here()}   modules: {desk.states()}",
         enable_open_in_editor=True,
     )

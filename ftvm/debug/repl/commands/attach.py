@@ -1,6 +1,7 @@
 """``attach``: the terminal is the guest's."""
 
 import sys
+import termios
 
 import click
 
@@ -24,6 +25,7 @@ def command(desk: Desk) -> None:
     if not (desk.out.is_terminal and terminal.in_foreground(keyboard)):
         raise UsageError("there is no terminal to attach", "'type TEXT' and 'run' do it from a script")
     desk.leave_past()
+    termios.tcflush(keyboard, termios.TCIFLUSH)  # what was typed before is not for the guest
     desk.out.line(terminal.KEYS_HINT.replace("ends the machine", "comes back to the prompt"))
     with terminal.SerialKeys(keyboard, desk.machine, lambda: desk.out.line(terminal.KEYS_HELP)):
         ending = desk.session.run()

@@ -1,20 +1,24 @@
-"""``pull``: a module leaves."""
+"""``pull``: a module or a leg leaves."""
 
 import click
 
+from ftvm.control.verbs import Target
 from ftvm.debug.repl.desk import Desk
-from ftvm.debug.repl.parameters import MODULE
+from ftvm.debug.repl.parameters import TARGET
 
 
 @click.command("pull")
-@click.argument("module", type=MODULE)
+@click.argument("target", type=TARGET)
 @click.pass_obj
-def command(desk: Desk, module: int) -> None:
-    """Take MODULE out of service; the machine goes on with the others.
+def command(desk: Desk, target: Target) -> None:
+    """Take TARGET out of service; the machine goes on with the others.
+
+    TARGET is the number of a module, or a leg of a disk or NIC.
 
     \b
     Example:
       pull 1
+      pull disk0.1
     """
     desk.leave_past()
-    desk.machine.pull(module)
+    desk.machine.pull(target)
