@@ -80,13 +80,15 @@ def booted(contestant: Contestant, prompt: bytes) -> Iterator[Console]:
 
 
 def to_guest(console: Console, size: int) -> float:
-    """MB/s from the host to the guest: until the guest has read all and closed."""
+    """MB/s from a web server on the host: until the guest has read all and closed."""
     with socket.create_server((HOST, 9001)) as server:
         server.settimeout(LIMIT_S)
-        console.type(f"nc {HOST} 9001 >/dev/null </dev/null")
+        console.type(f"wget -q -O /dev/null http://{HOST}:9001/")
         connection, _ = server.accept()
         with connection:
             connection.settimeout(LIMIT_S)
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
             began_s = time.monotonic()
             for _ in range(size // len(PIECE)):
                 connection.sendall(PIECE)
@@ -97,21 +99,18 @@ def to_guest(console: Console, size: int) -> float:
 
 
 def from_guest(console: Console, size: int) -> float:
-    """MB/s from the guest to the host: from the first byte to the last one."""
-    with socket.create_server((HOST, 9002)) as server:
-        server.settimeout(LIMIT_S)
-        console.type(f"head -c {size} /dev/zero | nc {HOST} 9002 >/dev/null")
-        connection, _ = server.accept()
-        with connection:
-            connection.settimeout(LIMIT_S)
-            left, began_s = size, 0.0
-            while left:
-                data = connection.recv(1 << 20)
-                if not data:
-                    raise RuntimeError(f"the guest closed the connection {left} bytes early")
-                began_s = began_s or time.monotonic()
-                left -= len(data)
-            return size / 1e6 / (time.monotonic() - began_s)
+    """MB/s from a web server in the guest, of a file in its memory: from the first byte to the last one."""
+    console.type(f"head -c {size} /dev/zero >/tmp/file; httpd -p 80 -h /tmp; echo is-$((1+2))-ready")
+    console.wait(b"is-3-ready")
+    with socket.create_connection((INSIDE, 80), timeout=LIMIT_S) as connection:
+        connection.sendall(b"GET /file HTTP/1.0\r\n\r\n")
+        received, began_s = 0, 0.0
+        while data := connection.recv(1 << 20):
+            began_s = began_s or time.monotonic()
+            received += len(data)
+        if received < size:
+            raise RuntimeError(f"the guest closed the connection after {received} bytes")
+        return size / 1e6 / (time.monotonic() - began_s)
 
 
 def ping(pings: int) -> float:

@@ -269,7 +269,9 @@ class Team:
     def _look(self, place: _Place) -> None:
         """Has its link come up, or gone down?"""
         up = place.leg is not None and place.leg.link_up
-        if place.up and not up:
+        if up and place.up:
+            return
+        if place.up:
             self._charge(place, Reason.LINK_DOWN, f"{place.where} has lost its link")
         self._change(place, up, "" if up else str(Reason.LINK_DOWN))
 
