@@ -327,9 +327,14 @@ class Net(VirtioHalf):
         return used
 
     def _capture_all(self, frames: Iterable[Frame]) -> None:
-        if self._capture is not None:
-            for frame in frames:
-                self._capture.write(self._image.virtual_ns(), frame.data)
+        capture = self._capture
+        if capture is None or capture.trouble is not None:
+            return
+        for frame in frames:
+            capture.write(self._image.virtual_ns(), frame.data)
+        capture.flush()
+        if capture.trouble is not None:
+            self._log.emit("capture-failed", self.name, reason=capture.trouble)
 
 
 def _understood(offload: Offload, features: int) -> bool:

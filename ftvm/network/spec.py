@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ftvm.errors import UsageError
-from ftvm.network.frame import format_mac, parse_mac
+from ftvm.network.frame import parse_mac
 from ftvm.network.team import TeamMode
 
 SYNTAX = "LEG[,LEG...][,mac=MAC][,mode=active-backup|broadcast][,mtu=BYTES]"
@@ -85,8 +85,3 @@ class _Reader:
         if not (mtu.isascii() and mtu.isdecimal() and MIN_MTU <= int(mtu[:6]) <= MAX_MTU):
             raise UsageError(f"--nic {self.text}: an MTU of {mtu!r} bytes", f"give {MIN_MTU} to {MAX_MTU}")
         return NicSpec(tuple(self.legs), None if mac is None else parse_mac(mac), TeamMode(mode), int(mtu))
-
-
-def describe(spec: NicSpec, mac: bytes) -> str:
-    """One line for people."""
-    return f"{format_mac(mac)} on {', '.join(map(str, spec.legs))}"

@@ -35,8 +35,6 @@ class StreamLeg:
     def __init__(self, path: str) -> None:
         self.link_up = False
         self.dropped = 0
-        self.trouble = ""
-        """Why the link is down."""
         self._path = path
         self._epoll = select.epoll()
         self._socket: socket.socket | None = None
@@ -87,9 +85,8 @@ class StreamLeg:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connection.connect(self._path)
-        except OSError as error:  # a long path too: Python says so with an error that has no number
+        except OSError:  # nobody listens, or that can be no path
             connection.close()
-            self.trouble = f"{self._path} cannot be reached: {error.strerror or error}"
             self._retry_s = time.monotonic() + RETRY_S
             return
         self._socket = connection
@@ -111,7 +108,6 @@ class StreamLeg:
 
     def _fail(self, reason: Reason, detail: str) -> LegFailed:
         self._disconnect()
-        self.trouble = detail
         return LegFailed(reason, detail)
 
     def _read(self) -> None:

@@ -140,5 +140,5 @@ def test_a_peer_that_does_not_read_costs_a_bounded_amount_of_memory_and_gets_who
 def test_a_path_that_cannot_be_a_socket_is_a_link_that_is_down(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / ("x" * 200)):
         leg = StreamLeg(str(path))
-        assert not leg.link_up and "cannot be reached" in leg.trouble
+        assert not leg.link_up
         leg.close()

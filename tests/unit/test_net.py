@@ -319,6 +319,23 @@ def test_a_buffer_that_cannot_take_even_a_header_breaks_the_device(bench: Bench)
     assert bench.sync() == [DeviceBroken("nic0")]
 
 
+def test_a_capture_that_cannot_be_written_is_told_once_and_the_nic_goes_on(bench: Bench) -> None:
+    class Full:
+        trouble: str | None = None
+
+        def write(self, virtual_ns: int, data: bytes) -> None:
+            self.trouble = "No space left on device"
+
+        def flush(self) -> None:
+            pass
+
+    bench.half._capture = Full()  # type: ignore[assignment]
+    for _ in range(2):
+        bench.send(frame(b"1", NIC).data)
+        bench.sync(TRANSMIT)
+    assert bench.events == [("capture-failed", "nic0")] and len(bench.leg.sent) == 2
+
+
 def test_going_back_forgets_what_was_under_way(bench: Bench) -> None:
     bench.leg.arrive(frame(b"x"))
     bench.sync()
