@@ -26,6 +26,7 @@ test: host-packages lint
 	$(BIN)/pytest
 
 # The experiments that take many minutes.
+campaign: TEST_PROGRAMS += debootstrap:debootstrap
 campaign: host-packages build
 	$(BIN)/pytest -m campaign --timeout 0
 

@@ -716,6 +716,7 @@ class Lockstep:
             self._faults = []
         while (patience_s := self._devices.patience_s()) > 0:
             self._wait(None if patience_s == FOREVER_S else patience_s)
+            self._stopped_s = None  # it is a medium that the guest waits for, not us
             if self._requests.due:
                 self._requests.run_due()
         if self._entering:
