@@ -625,12 +625,19 @@ class Machine:
         came: list[int] = []
         self._poller.watch(fd, lambda: came.append(fd))
         try:
-            while not came:
-                self._poller.wait(None)
-                if self._requests.due:
-                    self._requests.run_due()
+            self._stand_by(lambda: bool(came))
         finally:
             self._poller.unwatch(fd)
+
+    def await_input(self) -> None:
+        """While the guest waits: until something is there that can wake it, or the machine is told to stop."""
+        self._stand_by(lambda: self._console.pending() or self._stop.is_set())
+
+    def _stand_by(self, over: Callable[[], bool]) -> None:
+        while not over():
+            self._poller.wait(None)
+            if self._requests.due:
+                self._requests.run_due()
 
     def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call ``on_readable`` on the machine's thread whenever ``fd`` can be read (a terminal, a socket)."""

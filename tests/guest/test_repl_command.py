@@ -101,7 +101,7 @@ class Person:
     def type(self, keys: str) -> None:
         os.write(self._controller, keys.encode())
 
-    def wait_for(self, text: str, nudge: str = "", patience_s: float = 120) -> str:
+    def wait_for(self, text: str, nudge: str = "", patience_s: float = 60) -> str:
         """Everything that came up to ``text``, without the terminal's control sequences. ``nudge``: keys to be typed
         every few seconds until then."""
         end_s = time.monotonic() + patience_s

@@ -28,5 +28,6 @@ def command(desk: Desk) -> None:
     termios.tcflush(keyboard, termios.TCIFLUSH)  # what was typed before is not for the guest
     desk.out.line(terminal.KEYS_HINT.replace("ends the machine", "comes back to the prompt"))
     with terminal.SerialKeys(keyboard, desk.machine, lambda: desk.out.line(terminal.KEYS_HELP)):
-        ending = desk.session.run()
+        while (ending := desk.session.run()) is not None and ending.outcome == "halted":
+            desk.machine.await_input()
     desk.tell_arrival(ending)
