@@ -11,6 +11,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 import ftvm
+from ftvm.campaign.targets import register_groups
 from ftvm.machine import Machine, MachineConfig, RunResult
 from ftvm.module.fault import RamBit, RegisterBit, Target
 from ftvm.module.registers import REGISTERS
@@ -119,31 +120,6 @@ def _wrong(result: RunResult, console: bytes, undisturbed: Golden) -> str | None
     return None
 
 
-def _register_groups() -> Mapping[str, Sequence[str]]:
-    segments = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
-    general = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
-    groups: dict[str, list[str]] = {}
-    for name in REGISTERS:
-        if name in general:
-            group = "general registers"
-        elif name in ("rip", "rflags"):
-            group = name
-        elif name.partition(".")[0] in segments:
-            group = "segments"
-        elif name.startswith(("cr", "dr")) or name == "efer":
-            group = "control and debug registers"
-        elif name.startswith(("xmm", "mxcsr")):
-            group = "SSE"
-        elif name.startswith(("st", "fpu")) and name != "star":
-            group = "x87"
-        elif name in ("position", "skipped_ns", "interrupt_shadow", "halted", "nmi_pending", "nmi_blocked"):
-            group = "time and interrupts"
-        else:
-            group = "MSRs"
-        groups.setdefault(group, []).append(name)
-    return groups
-
-
 def _ram_groups() -> Mapping[str, Sequence[Range]]:
     """Places that matter, each beside a wider range that it lies in. The kernel is loaded where it is linked."""
     with KERNEL.open("rb") as file:
@@ -168,5 +144,5 @@ def _ram_groups() -> Mapping[str, Sequence[Range]]:
     }
 
 
-_REGISTER_GROUPS = _register_groups()
+_REGISTER_GROUPS = register_groups()
 _RAM_GROUPS = _ram_groups()

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from ftvm import charts
-from ftvm.campaign.outcome import Outcome
 from ftvm.campaign.store import Store
 from ftvm.campaign.summary import BIT_COLUMNS, Share, Spread, Summary, Table, Vulnerability
 from ftvm.errors import HostError
+from ftvm.faults.outcome import Outcome
 
 COLOURS = {
     Outcome.MASKED: "#BBBBBB",

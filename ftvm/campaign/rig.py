@@ -14,13 +14,13 @@ import msgspec
 
 from ftvm.campaign.experiment import Experiment, Trial
 from ftvm.campaign.guest import config_of, symbols_of
-from ftvm.campaign.outcome import Outcome, classify, classify_alone
 from ftvm.campaign.plan import CampaignPlan, Column, GuestPlan
 from ftvm.campaign.prune import candidate, overwritten
 from ftvm.campaign.space import fault_of
 from ftvm.campaign.work import Golden
 from ftvm.debug.code import code_address
 from ftvm.errors import HostError, UnusableFile
+from ftvm.faults.outcome import Outcome, classify, classify_alone
 from ftvm.machine import Machine
 from ftvm.module.fault import AtPosition, Fault, RamBit
 from ftvm.module.link import Snapshot

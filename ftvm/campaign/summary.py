@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from ftvm.campaign.experiment import Experiment, Trial
-from ftvm.campaign.outcome import Outcome
 from ftvm.campaign.plan import Column, share
 from ftvm.campaign.rig import PRUNED
 from ftvm.campaign.statistics import Interval, wilson
 from ftvm.campaign.store import Store
+from ftvm.faults.outcome import Outcome
 
 SUMMARY_VERSION = 1
 WORST_LISTED = 50

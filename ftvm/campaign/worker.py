@@ -16,11 +16,11 @@ import msgspec
 
 from ftvm._native import lib
 from ftvm.campaign.experiment import Trial
-from ftvm.campaign.outcome import Outcome
 from ftvm.campaign.plan import Column
 from ftvm.campaign.rig import Rig
 from ftvm.campaign.work import Assignment, Batch, Failure, Task
 from ftvm.errors import FtvmError, UnusableFile
+from ftvm.faults.outcome import Outcome
 
 RIG_TRIALS = 4000
 """After so many, machines are replaced: an engine keeps the memory of the translations that it dropped."""

@@ -21,7 +21,6 @@ from ftvm.campaign import campaign, dask_pool
 from ftvm.campaign.campaign import MakePool
 from ftvm.campaign.dask_pool import DaskPool
 from ftvm.campaign.experiment import Experiment, Trial
-from ftvm.campaign.outcome import Outcome
 from ftvm.campaign.plan import CampaignPlan, load_plan, parse_plan
 from ftvm.campaign.pool import MAX_ATTEMPTS, LocalPool
 from ftvm.campaign.rig import PRUNED, Rig
@@ -30,6 +29,7 @@ from ftvm.campaign.summary import summarize
 from ftvm.campaign.work import Assignment, Batch, Task, batches
 from ftvm.errors import FtvmError, HostError
 from ftvm.exitcodes import ExitCode
+from ftvm.faults.outcome import Outcome
 from tests.campaign.plans import SMALL, experiment, small
 
 COLUMNS = ("duplex", "simplex")

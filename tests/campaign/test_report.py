@@ -10,9 +10,9 @@ import pytest
 
 from ftvm.campaign import report
 from ftvm.campaign.experiment import Trial
-from ftvm.campaign.outcome import Outcome
 from ftvm.campaign.store import Store
 from ftvm.campaign.summary import Summary, summarize
+from ftvm.faults.outcome import Outcome
 from tests.campaign.plans import experiment, small, trial
 
 COUNT = 100

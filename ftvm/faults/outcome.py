@@ -1,11 +1,22 @@
-"""Outcome classes, and which of them an experiment is in."""
+"""Outcome classes: what a run with faults came to, held against the run without."""
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Protocol
 
-from ftvm.campaign.work import Golden
 from ftvm.monitor.checkpoint import Ending
 from ftvm.monitor.recovery import VERDICT_TRANSIENT, Incident
+
+
+class Golden(Protocol):
+    """The undisturbed run: how it ended (``outcome`` of an Ending), what the guest said, what it showed."""
+
+    @property
+    def ending(self) -> str: ...
+    @property
+    def exit_code(self) -> int | None: ...
+    @property
+    def console(self) -> bytes: ...
 
 
 class Outcome(StrEnum):
