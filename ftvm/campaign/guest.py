@@ -8,6 +8,10 @@ from ftvm.debug.symbols import Symbols
 from ftvm.errors import UnusableFile
 from ftvm.guests import catalogue
 from ftvm.machine import MachineConfig
+from ftvm.monitor.bays import DiskFiles
+from ftvm.network.spec import parse_nic
+from ftvm.storage.admin import create
+from ftvm.units import parse_size
 
 MODULES: dict[Column, int] = {"duplex": 2, "simplex": 1}
 
@@ -32,7 +36,17 @@ def symbols_of(guest: GuestPlan) -> Symbols:
     return names
 
 
-def config_of(plan: CampaignPlan, guest: GuestPlan, column: Column) -> MachineConfig:
+def make_disks(guest: GuestPlan, column: Column, folder: Path) -> tuple[DiskFiles, ...]:
+    """The guest's disks, empty: mirrors with checksums, in simplex single images."""
+    disks = []
+    for bay, size in enumerate(guest.disks):
+        legs = tuple(folder / f"disk{bay}.{leg}" for leg in range(MODULES[column]))
+        create(legs, parse_size(size), with_integrity=len(legs) > 1)
+        disks.append(DiskFiles(legs))
+    return tuple(disks)
+
+
+def config_of(plan: CampaignPlan, guest: GuestPlan, column: Column, disks: tuple[DiskFiles, ...] = ()) -> MachineConfig:
     """What machine an experiment in that column runs on."""
     known = catalogue.find(guest.image)
     initrd = None if guest.initrd is None else Path(guest.initrd)
@@ -54,4 +68,6 @@ def config_of(plan: CampaignPlan, guest: GuestPlan, column: Column) -> MachineCo
         stop_on=guest.stop_on,
         input=None if guest.input is None else guest.input.encode(),
         input_after=ready,
+        disks=disks,
+        nics=tuple(parse_nic(nic) for nic in guest.nics),
     )

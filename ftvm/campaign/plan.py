@@ -27,8 +27,8 @@ class GuestPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     come. ``blocks`` ends the experiments that many blocks later, if the guest does not end before.
 
     ``image`` is a name that ``ftvm guests list`` shows, or a path, which counts from the plan's folder; so do
-    ``initrd`` and ``symbols``, an ELF or map file. ``milestones``: how often an experiment is compared with the golden
-    run.
+    ``initrd`` and ``symbols``, an ELF or map file. ``disks`` are sizes of empty mirrors of two legs, made anew for each
+    machine; ``nics`` as for ``ftvm run``. ``milestones``: how often an experiment is compared with the golden run.
     """
 
     image: Text
@@ -40,10 +40,17 @@ class GuestPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: int | str = 0
     start_text: Text | None = None
     stop_on: Text | None = None
+    disks: list[str] = []
+    nics: list[Literal["loopback", "loopback:wire"]] = []
     blocks: int | str | None = None
     milestones: Annotated[int, Meta(ge=1, le=MAX_MILESTONES)] = 16
     weight: Weight | None = None
     symbols: Text | None = None
+
+    @property
+    def outside(self) -> bool:
+        """Has devices with an outside, which cannot be put back: each experiment is a machine's first."""
+        return bool(self.disks or self.nics)
 
     @property
     def memory_bytes(self) -> int:
@@ -61,7 +68,8 @@ class GuestPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where faults strike, all bits and positions alike: ``targets`` as in docs/campaign-plans.md.
 
-    ``kind`` and ``lasting`` (``for``) as in docs/fault-plans.md, on ``width`` neighbouring bits. ``common_mode``: the
+    ``kind`` and ``lasting`` (``for``) as in docs/fault-plans.md, on ``width`` neighbouring bits; ``settings``
+    are those that faults in modules as a whole and in legs have. ``common_mode``: the
     same in all modules. ``weight`` makes this group as likely as its weight says, whatever its size.
     """
 
@@ -69,7 +77,7 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Text = "flip"
     width: Annotated[int, Meta(ge=1, le=64)] = 1
     lasting: int | str | None = None
-    milliseconds: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    settings: dict[str, int | float | str] = {}
     common_mode: bool = False
     weight: Weight | None = None
 
@@ -160,6 +168,8 @@ def _check(plan: CampaignPlan) -> None:
     for index, guest in enumerate(plan.guest):
         here = f"guest[{index}]"
         _field(f"{here}.memory", lambda guest=guest: guest.memory_bytes)
+        for size in guest.disks:
+            _field(f"{here}.disks", lambda size=size: parse_size(size))
         _field(f"{here}.start", lambda guest=guest: guest.start_position, least=0)
         if guest.blocks is not None:
             _field(f"{here}.blocks", lambda guest=guest: guest.limit_blocks)

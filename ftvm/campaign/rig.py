@@ -6,14 +6,17 @@ in the order of their positions, so that each goes on from where the one before 
 """
 
 import bisect
+import contextlib
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from ftvm.campaign.experiment import Experiment, Trial
-from ftvm.campaign.guest import config_of, symbols_of
+from ftvm.campaign.guest import config_of, make_disks, symbols_of
 from ftvm.campaign.plan import CampaignPlan, Column, GuestPlan
 from ftvm.campaign.prune import candidate, overwritten
 from ftvm.campaign.space import fault_of
@@ -22,10 +25,10 @@ from ftvm.debug.code import code_address
 from ftvm.errors import HostError, UnusableFile
 from ftvm.faults.outcome import Outcome, classify, classify_alone
 from ftvm.machine import Machine
-from ftvm.module.fault import AtPosition, Fault, RamBit
+from ftvm.module.fault import AtPosition, Fault, Leg, RamBit
 from ftvm.module.link import Snapshot
 from ftvm.monitor.checkpoint import Checkpoint, Ending
-from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FAULT, Event
+from ftvm.monitor.eventlog import LEG_FAILED, LEG_FAULT, MODULE_FAILED, MODULE_FAULT, Event
 from ftvm.monitor.recovery import Incident
 
 START_TIMEOUT_S = 600.0
@@ -55,8 +58,10 @@ class Milestone:
 class Stand:
     """A machine of one column with its guest, which stands at the start or at a later place of the golden run."""
 
-    def __init__(self, plan: CampaignPlan, guest: GuestPlan, column: Column) -> None:
+    def __init__(self, plan: CampaignPlan, guest: GuestPlan, column: Column, golden: Golden | None = None) -> None:
         self.alone = column == "simplex"
+        self.used = False
+        """It ran, and there is an outside that cannot be put back."""
         self._guest = guest
         # A milestone ends an epoch. The one with the fault in it is to be as long as the plan says.
         self._first_epoch = 0 if self.alone else plan.epoch_blocks
@@ -64,20 +69,25 @@ class Stand:
         """The console since the campaign's start."""
         self.noticed_s: float | None = None
         """The monotonic time at which a module was first charged with a fault, since this was set to None."""
-        self.machine = Machine(config_of(plan, guest, column), self._show, self._hear)
-        self.machine.__enter__()
-        try:
+        self.legs: list[str] = []
+        """What happened to legs, as kinds of events."""
+        with contextlib.ExitStack() as resources:
+            folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ftvm-campaign-")))
+            config = config_of(plan, guest, column, make_disks(guest, column, folder))
+            self.machine = resources.enter_context(Machine(config, self._show, self._hear))
             self._come_to_start()
-            self.golden = self._survey()
-            self.milestones = self._mark()
-        except BaseException:
-            self.close()
-            raise
+            self._start = self.machine.checkpoint()
+            self.golden = golden if golden is not None and guest.outside else self._survey()
+            self.milestones = [] if guest.outside else self._mark()
+            self._resources = resources.pop_all()
         self._positions = [milestone.checkpoint.position for milestone in self.milestones]
-        self._base = self.milestones[0]
+        self._base = self.milestones[0] if self.milestones else None
 
     def close(self) -> None:
-        self.machine.__exit__(None, None, None)
+        """No process, memory or file is left."""
+        # The only leg of a disk may be what the experiment broke: then nobody can close that in good order.
+        with contextlib.suppress(*([HostError] if self.alone and self._guest.disks else [])):
+            self._resources.close()
 
     def _show(self, channel: str, data: bytes) -> None:
         self.shown += data
@@ -85,6 +95,8 @@ class Stand:
     def _hear(self, event: Event) -> None:
         if self.noticed_s is None and event.kind in (MODULE_FAULT, MODULE_FAILED):
             self.noticed_s = time.monotonic()
+        if event.kind in (LEG_FAULT, LEG_FAILED):
+            self.legs.append(event.kind)
 
     # ---- the golden run ----
 
@@ -104,7 +116,7 @@ class Stand:
     def _survey(self) -> Golden:
         """How the guest goes on from the start, undisturbed."""
         machine, guest = self.machine, self._guest
-        self._start = machine.checkpoint()
+        self.used = guest.outside
         start_digest = machine.digest
         limit = None if guest.limit_blocks is None else self._start.position + guest.limit_blocks
         ending = machine.run_until(position=limit, timeout_s=START_TIMEOUT_S) or Ending(LIMIT)
@@ -145,6 +157,10 @@ class Stand:
     def go(self, position: int) -> None:
         """Stand where the golden run stood at ``position``, with cold TLBs; a block farther where the engine cannot
         stop: at an instruction that hits a data breakpoint of the guest's own."""
+        if self._base is None:  # there is no way back, and this is the first time
+            self.used = True
+            self._golden_to(position)
+            return
         base = self.milestones[bisect.bisect_right(self._positions, position) - 1]
         if base.checkpoint.position < self._base.checkpoint.position <= position:
             base = self._base
@@ -217,7 +233,7 @@ class _Course:
         golden = self._stand.golden
         console = golden.console if self.converged else bytes(self._stand.shown)
         how = classify_alone if self._stand.alone else classify
-        return how(self.ending, console, golden, self.incidents)
+        return how(self.ending, console, golden, self.incidents, self._stand.legs)
 
     def latent(self) -> bool:
         """Whether the final state is not the golden run's."""
@@ -232,6 +248,7 @@ class Rig:
         self._plan = plan
         self._stands: dict[Column, Stand] = {}
         self._symbols = symbols_of(plan.guest[guest])
+        self._golden: Golden | None = None
         self.golden = self.stand(plan.columns[0]).golden
 
     def close(self) -> None:
@@ -280,7 +297,7 @@ class Rig:
             converged=course.converged,
             wall_ms=round(wall_s * 1e3, 3),
         )
-        if not stand.whole() or fault.lasting or fault.every:  # what is broken in a module is not restored
+        if stand.used or not stand.whole() or fault.lasting or fault.every:  # broken hardware is not restored
             self._stands.pop(column).close()
         return trial
 
@@ -306,14 +323,23 @@ class Rig:
 
     def stand(self, column: Column) -> Stand:
         stand = self._stands.get(column)
-        if stand is None:
-            stand = self._stands[column] = Stand(self._plan, self._plan.guest[self.guest], column)
+        if stand is None or stand.used:
+            if stand is not None:
+                stand.close()
+            guest = self._plan.guest[self.guest]
+            stand = self._stands[column] = Stand(self._plan, guest, column, self._golden)
+            self._golden = stand.golden
         return stand
 
 
 def inject(machine: Machine, fault: Fault, column: Column) -> None:
-    """Tell a machine that stands at the fault's position, or before it."""
-    machine.inject(msgspec.structs.replace(fault, module=0) if column == "simplex" else fault)
+    """Tell a machine that stands at the fault's position, or before it. In simplex there is one module, and one leg."""
+    if column == "simplex":
+        if isinstance(fault.target, Leg):
+            fault = msgspec.structs.replace(fault, target=msgspec.structs.replace(fault.target, leg=0))
+        else:
+            fault = msgspec.structs.replace(fault, module=0)
+    machine.inject(fault)
 
 
 def _address(fault: Fault, machine: Machine) -> int:

@@ -119,8 +119,9 @@ def _notation(plan: FaultPlan, where: str, module: int, position: int, seed: int
         words["logged"] = "true"
     if plan.kind == "random":
         words["seed"] = str(seed)
-    if plan.kind == "slow":
-        words["milliseconds"] = str(plan.milliseconds)
+    words |= {name: str(value) for name, value in plan.settings.items()}
+    if where.startswith(("disk", "nic")):
+        del words["module"]
     if plan.lasting is not None or plan.kind.startswith("stuck"):
         words["for"] = str(plan.lasting or "always")
     return ",".join(f"{name}={value}" for name, value in words.items())

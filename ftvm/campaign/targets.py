@@ -21,6 +21,7 @@ _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 _TIME = ("position", "skipped_ns", "interrupt_shadow", "halted", "nmi_pending", "nmi_blocked")
 
 MODULE_KINDS = ("kill", "hang", "slow")
+_LEG = re.compile(r"(disk|nic)[0-9]\.[0-9]")
 _IN_NOTATION = re.compile(r"((?:mem|pte|tlb|chip):[^,]+):(\d+)-(\d+)")
 """Targets of ftvm/faults/notation.py that name their own bits."""
 
@@ -28,7 +29,7 @@ _IN_NOTATION = re.compile(r"((?:mem|pte|tlb|chip):[^,]+):(\d+)-(\d+)")
 @dataclass(frozen=True)
 class Target:
     """``bits`` from ``lowest`` on that may be struck, in what the notation of faults calls ``name``; in RAM, from byte
-    ``first`` on. A module as a whole counts as one bit."""
+    ``first`` on. A module as a whole, and a leg, count as one bit."""
 
     name: str
     bits: int
@@ -38,8 +39,8 @@ class Target:
     def place(self, index: int, width: int) -> tuple[str, int | None]:
         """What the notation calls ``width`` bits from the bit of that index on, or as many as there are; and which bit
         of its register or byte that is."""
-        if self.name == "module":
-            return "module", None
+        if self.name == "module" or _LEG.fullmatch(self.name):
+            return self.name, None
         bit = self.lowest + index
         name, number = self.name, bit
         if self.first is not None:
@@ -117,8 +118,8 @@ def _targets(word: str, ram_bytes: int, image: Path) -> list[Target]:
         return [_register(name) for name in groups[word]]
     if word in REGISTERS:
         return [_register(word)]
-    if word == "module":
-        return [Target("module", 1)]
+    if word == "module" or _LEG.fullmatch(word):
+        return [Target(word, 1)]
     if word == "ram":
         return [Target("ram", ram_bytes * 8, 0)]
     if match := _IN_NOTATION.fullmatch(word):
@@ -137,7 +138,8 @@ def _targets(word: str, ram_bytes: int, image: Path) -> list[Target]:
     raise UsageError(
         f"{word!r} is no target",
         f"a register such as rax, {', '.join(groups)}, registers, ram, ram:FIRST-END, symbol:NAME, section:NAME,"
-        " module, or pte:, tlb:, mem: and chip: with their bits, such as chip:pit.counters[0].initial:0-15",
+        " module, disk0.1, nic0.0, or pte:, tlb:, mem: and chip: with their bits, as in"
+        " chip:pit.counters[0].initial:0-15",
     )
 
 

@@ -1,11 +1,14 @@
 """One experiment of a campaign, in the REPL: the machine stands where the fault is about to strike."""
 
+import contextlib
 import sys
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from ftvm import terminal
 from ftvm.campaign.experiment import Experiment
-from ftvm.campaign.guest import config_of, symbols_of
+from ftvm.campaign.guest import config_of, make_disks, symbols_of
 from ftvm.campaign.plan import CampaignPlan, Column
 from ftvm.campaign.rig import inject
 from ftvm.campaign.space import fault_of
@@ -25,7 +28,10 @@ def replay(plan: CampaignPlan, experiment: Experiment, column: Column, lines: It
     guest = plan.guest[experiment.guest]
     desk = Desk(symbols_of(guest), Output())
     interpreter = Interpreter(desk)
-    with Machine(config_of(plan, guest, column), on_console=desk.show_console, on_event=desk.tell) as machine:
+    with contextlib.ExitStack() as resources:
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ftvm-replay-")))
+        config = config_of(plan, guest, column, make_disks(guest, column, folder))
+        machine = resources.enter_context(Machine(config, on_console=desk.show_console, on_event=desk.tell))
         ending = machine.run_until(position=experiment.position)
         if ending is not None:
             raise UnusableFile(

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from ftvm.monitor.checkpoint import Ending
+from ftvm.monitor.eventlog import LEG_FAILED
 from ftvm.monitor.recovery import VERDICT_TRANSIENT, Incident
 
 
@@ -31,10 +32,13 @@ class Outcome(StrEnum):
     MACHINE_CRASH = "machine-crash"  # ftvm itself failed
 
 
-def classify(ending: Ending | None, console: bytes, golden: Golden, incidents: Sequence[Incident]) -> Outcome:
+def classify(
+    ending: Ending | None, console: bytes, golden: Golden, incidents: Sequence[Incident], legs: Sequence[str]
+) -> Outcome:
     """The class of an experiment that ended with ``ending`` (None: not at all) and wrote ``console``.
 
-    What the outside saw comes first: output that differs is never excused by a fault having been noticed.
+    ``legs`` are the kinds of events that told of faults in legs. What the outside saw comes first: output that differs
+    is never excused by a fault having been noticed.
     """
     if ending is None or ending.outcome == "timeout":
         return Outcome.HANG
@@ -42,15 +46,17 @@ def classify(ending: Ending | None, console: bytes, golden: Golden, incidents: S
         return Outcome.CRASH if ending.outcome != "halted" else Outcome.HANG
     if console != golden.console:
         return Outcome.SDC
-    if not incidents:
+    if not incidents and not legs:
         return Outcome.MASKED
-    if all(incident.verdict == VERDICT_TRANSIENT for incident in incidents):
+    if all(incident.verdict == VERDICT_TRANSIENT for incident in incidents) and LEG_FAILED not in legs:
         return Outcome.RECOVERED
     return Outcome.FAILED_OVER
 
 
-def classify_alone(ending: Ending | None, console: bytes, golden: Golden, incidents: Sequence[Incident]) -> Outcome:
+def classify_alone(
+    ending: Ending | None, console: bytes, golden: Golden, incidents: Sequence[Incident], legs: Sequence[str]
+) -> Outcome:
     """The same for a module without another one: if it dies or hangs, that is how it ends."""
     if incidents:
         return Outcome.HANG if incidents[0].divergence.differences[0].kind == "hang" else Outcome.CRASH
-    return classify(ending, console, golden, [])
+    return classify(ending, console, golden, [], [])

@@ -283,7 +283,7 @@ def test_a_fault_where_the_engine_cannot_stop_strikes_a_block_later(tmp_path: Pa
     ("fault", "duplex", "simplex"),
     [
         ('targets = ["module"]\nkind = "kill"', {Outcome.FAILED_OVER}, {Outcome.CRASH}),
-        ('targets = ["module"]\nkind = "slow"\nmilliseconds = 1', {Outcome.MASKED}, {Outcome.MASKED}),
+        ('targets = ["module"]\nkind = "slow"\nsettings = { milliseconds = 1 }', {Outcome.MASKED}, {Outcome.MASKED}),
         ('targets = ["rsp"]\nkind = "stuck-at-1"', {Outcome.FAILED_OVER, Outcome.MASKED}, None),
         ('targets = ["rbx"]\nkind = "random"\nwidth = 64', {Outcome.RECOVERED}, None),
         ('targets = ["pte:0x100000:12-20"]', {Outcome.RECOVERED, Outcome.MASKED}, None),
@@ -309,6 +309,27 @@ def test_a_campaign_that_is_ended_early_has_struck_everywhere() -> None:
         assert all(any(first <= p < first + 4000 for p in positions) for first in range(0, 20_000, 4000))
     changes = sum(one.guest != other.guest for one, other in itertools.pairwise(made))
     assert changes < len(made) / 10
+
+
+@pytest.mark.parametrize(
+    ("fault", "duplex", "simplex"),
+    [
+        ('targets = ["disk0.1"]\nkind = "io-error"', {Outcome.FAILED_OVER}, {Outcome.CRASH, Outcome.SDC}),
+        ('targets = ["disk0.0"]\nkind = "torn-write"\nsettings = { count = 1 }', {Outcome.RECOVERED}, {Outcome.CRASH}),
+        ('targets = ["general"]', {Outcome.RECOVERED}, None),
+    ],
+)
+def test_a_guest_with_a_disk_starts_anew_for_each_experiment(
+    fault: str, duplex: set[Outcome], simplex: set[Outcome] | None, tmp_path: Path
+) -> None:
+    """Its disk is empty each time: the kernel looks."""
+    guest = '[[guest]]\nimage = "disk"\nmemory = "4M"\ndisks = ["1M"]\n'
+    plan = parse_plan(f"{SMALL.partition('[[guest]]')[0]}{guest}[[fault]]\n{fault}", "disk")
+    results = run(tmp_path / "r", msgspec.structs.replace(plan, experiments=3), local(1))
+    assert {trial.outcome for trial in results if trial.column == "duplex"} <= duplex | {Outcome.MASKED}
+    assert simplex is None or {trial.outcome for trial in results if trial.column == "simplex"} <= simplex | {
+        Outcome.MASKED
+    }
 
 
 def test_batches_are_of_one_guest_and_in_the_order_of_positions() -> None:
