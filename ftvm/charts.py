@@ -5,6 +5,7 @@ Design, 2008), heat goes from light to dark, and every figure stands beside its 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
@@ -74,15 +75,15 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]], colours: Mapping[str, 
     return _svg(left + width + 10, y + 20, parts)
 
 
-def histogram(values: Sequence[float], label: str) -> str:
-    """How often values of each size came, on a logarithmic scale of sizes: four bins to a factor of ten."""
-    positive = [value for value in values if value > 0]
-    if not positive:
+def bins(values: Sequence[float]) -> dict[int, int]:
+    """How often values of each size came: bin n is for those from 10^(n/4) on, up to the next. Only what is above 0."""
+    return dict(sorted(Counter(math.floor(math.log10(value) * 4) for value in values if value > 0).items()))
+
+
+def histogram(bins: Mapping[int, int], label: str) -> str:
+    """Those counts as columns."""
+    if not bins:
         return '<p class="note">Nothing to show.</p>'
-    bins: dict[int, int] = {}
-    for value in positive:
-        place = math.floor(math.log10(value) * 4)
-        bins[place] = bins.get(place, 0) + 1
     first, last, most = min(bins), max(bins), max(bins.values())
     left, top, height, step = 60, 10, 180, max(12, min(60, 640 // (last - first + 1)))
     parts = [_axis_text(left - 6, top + 8, f"{most:,}", "end"), _axis_text(left - 6, top + height, "0", "end")]

@@ -45,7 +45,7 @@ def _plots(plots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             series = {name: [(x, y) for x, y in points] for name, points in plot["series"].items()}
             yield charts.lines(series, plot["x"], plot["y"])
         else:
-            yield charts.histogram(plot["values"], plot["x"])
+            yield charts.histogram(charts.bins(plot["values"]), plot["x"])
 
 
 def _tables(results: Mapping[str, Any]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from ftvm import charts
 from ftvm.campaign.experiment import Experiment, Trial
 from ftvm.campaign.plan import Column, share
 from ftvm.campaign.rig import PRUNED
@@ -76,7 +77,7 @@ class Bad(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What ``ftvm campaign report --json`` writes."""
+    """What ``ftvm campaign report --json`` writes. ``detected_after``: blocks, in bins as of charts.bins()."""
 
     version: int
     name: str
@@ -92,7 +93,7 @@ class Summary(msgspec.Struct, frozen=True):
     detected_after_blocks: Spread | None
     detected_ms: Spread | None
     recovered_ms: Spread | None
-    detected_after: list[float]
+    detected_after: dict[int, int]
     charged_wrongly: int
     pruned: int
     wall_s: float
@@ -139,7 +140,7 @@ def summarize(store: Store) -> Summary:
         detected_after_blocks=_spread(after),
         detected_ms=_spread([t.detected_ms for _, t in detected if t.detected_ms is not None]),
         recovered_ms=_spread([t.recovered_ms for _, t in detected if t.recovered_ms is not None]),
-        detected_after=after,
+        detected_after=charts.bins(after),
         charged_wrongly=sum(t.charged is not None and t.charged != e.module for e, t in detected),
         pruned=sum(t.verdict == PRUNED for _, t in pairs),
         wall_s=sum(t.wall_ms for _, t in pairs) / 1e3,
