@@ -629,9 +629,12 @@ class Machine:
         finally:
             self._poller.unwatch(fd)
 
-    def await_input(self) -> None:
-        """While the guest waits: until something is there that can wake it, or the machine is told to stop."""
+    def await_input(self) -> bool:
+        """While the guest waits: until something is there that can wake it. False: the machine was told to stop."""
         self._stand_by(lambda: self._console.pending() or self._stop.is_set())
+        told = self._stop.is_set()
+        self._stop.clear()
+        return not told
 
     def _stand_by(self, over: Callable[[], bool]) -> None:
         while not over():

@@ -29,5 +29,6 @@ def command(desk: Desk) -> None:
     desk.out.line(terminal.KEYS_HINT.replace("ends the machine", "comes back to the prompt"))
     with terminal.SerialKeys(keyboard, desk.machine, lambda: desk.out.line(terminal.KEYS_HELP)):
         while (ending := desk.session.run()) is not None and ending.outcome == "halted":
-            desk.machine.await_input()
+            if not desk.machine.await_input():
+                break
     desk.tell_arrival(ending)
