@@ -149,9 +149,9 @@ def _open(name: str, offload: bool) -> tuple[int, socket.socket, int]:
         try:
             tap = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise HostError(
-                f"{DEVICE} cannot be opened: {error.strerror}", "TAP needs it, and 'modprobe tun' makes it"
-            ) from None
+            missing = error.errno in (errno.ENOENT, errno.ENODEV)
+            hint = "as root: modprobe tun" if missing else "without root: a stream leg and passt(1)"
+            raise HostError(f"{DEVICE}, which TAP needs, cannot be opened: {error.strerror}", hint) from None
         undo.callback(os.close, tap)
         there = name in (interface for _, interface in socket.if_nameindex())
         try:
