@@ -109,7 +109,10 @@ class Net(VirtioHalf):
     def committed(self) -> None:
         self._looked = False
         self._receive_queue = None
-        if self._repeatable and not self._kicked:
+        if not self._repeatable and len(self._backlog) < MAX_BACKLOG:
+            self._read()
+            self._watch_if_room()
+        elif self._repeatable and not self._kicked:
             return
         try:
             chip = self._look()
@@ -267,9 +270,15 @@ class Net(VirtioHalf):
         if wanted != self._watching:
             self._watching = wanted
             if wanted:
-                self._poller.watch(self.team.fileno(), self._read)
+                self._poller.watch(self.team.fileno(), self._wake_up)
             else:
                 self._poller.unwatch(self.team.fileno())
+
+    def _wake_up(self) -> None:
+        """The first frame of an epoch is news to whoever waits for it; the others are read at its end, all at once."""
+        self._read()
+        if self._backlog:
+            self._watch(False)
 
     def _watch_if_room(self) -> None:
         if not self._repeatable and len(self._backlog) < MAX_BACKLOG:

@@ -196,6 +196,17 @@ def test_frames_that_find_no_buffers_wait_inside_and_then_outside(bench: Bench) 
     assert received == list(range(2 * MAX_BACKLOG)) and bench.half.dropped == 0
 
 
+def test_what_is_no_frame_for_the_guest_does_not_make_it_deaf(bench: Bench) -> None:
+    bench.offer(2)
+    bench.sync()
+    bench.leg.arrive()
+    bench.poller.wait(0)
+    assert not bench.half.pending()
+    bench.leg.arrive(frame(b"x"))
+    bench.poller.wait(0)
+    assert bench.half.pending()
+
+
 def test_a_nic_without_a_driver_drops_what_comes(bench: Bench) -> None:
     bench.chip.state.status = v.ACKNOWLEDGE
     bench.leg.arrive(frame(b"early"))
