@@ -71,7 +71,7 @@ def _to_fault(desk: Desk, number: str | None) -> None:
     if found is None:
         raise UsageError(
             f"divergence {index} does not come again: now the modules agree all the way",
-            "only faults that were injected can be repeated; 'verdict N' has what was seen of it",
+            "only injected faults are repeated, and no stuck ones: a module that left took those along; see 'verdict N'",
         )
     if found.after is None:
         desk.out.line("here the modules differ first; the instruction is the first that could see it")
