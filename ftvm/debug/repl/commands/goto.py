@@ -71,7 +71,7 @@ def _to_fault(desk: Desk, number: str | None) -> None:
     if found is None:
         raise UsageError(
             f"divergence {index} does not come again: now the modules agree all the way",
-            "only injected faults are repeated, and no stuck ones: a module that left took those along; see 'verdict N'",
+            "only injected faults come again, and none that left with its module; see 'verdict N'",
         )
     if found.after is None:
         desk.out.line("here the modules differ first; the instruction is the first that could see it")
