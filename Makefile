@@ -11,7 +11,7 @@ C_FILES = $(shell find native firmware -name '*.[ch]')
 BUILD_INPUTS = setup.py $(shell find native firmware -type f)
 
 # What the tests need from Debian, as program:package.
-TEST_PROGRAMS := gcc:build-essential qemu-system-x86_64:qemu-system-x86 cpio:cpio lsattr:e2fsprogs \
+TEST_PROGRAMS := gcc:build-essential qemu-system-x86_64:qemu-system-x86 cpio:cpio gdb:gdb lsattr:e2fsprogs \
 	ip:iproute2 ping:iputils-ping passt:passt
 
 .PHONY: build demo test lint format guests campaign clean host-packages

@@ -21,6 +21,9 @@ from ftvm.cli._output import json_option, live_output, output_file, write_json
 from ftvm.debug import symbols
 from ftvm.debug.divergence import report
 from ftvm.debug.divergence.examine import Examiner
+from ftvm.debug.gdb.server import GdbServer, parse_address
+from ftvm.debug.repl.desk import Desk
+from ftvm.debug.repl.output import Output
 from ftvm.debug.symbols import Symbols
 from ftvm.errors import HostError, UsageError
 from ftvm.faults.notation import Guest, format_fault, parse_fault
@@ -110,6 +113,13 @@ _OPTIONS = (
         help="Write all that enters the guest to FILE, for 'ftvm replay', and the guest's memory as it is at first.",
     ),
     click.option(
+        "--gdb",
+        "gdb",
+        metavar="[HOST]:PORT",
+        type=parse_address,
+        help="Wait for gdb before the guest runs ('target remote :PORT' there); for this host only without HOST.",
+    ),
+    click.option(
         "--divergence-report",
         metavar="FILE",
         type=_save_target,
@@ -151,6 +161,7 @@ class Settings:
     name: str | None
     save_on_exit: Path | None
     record: Path | None
+    gdb: tuple[str, int] | None
     divergence_report: Path | None
     event_log: Path | None
     on_event: str | None
@@ -235,7 +246,9 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
         examiner = Examiner(machine, str(config.image), settings.symbols(config.image))
     try:
         with _ending_by_signal(machine, config.save_on_exit is not None) as signals:
-            if display is not None:
+            if settings.gdb is not None:
+                result = _run_with_gdb(machine, settings.gdb, settings.symbols(config.image))
+            elif display is not None:
                 result = display.run(machine)
             else:
                 result = _run_with_keyboard(machine) if config.interactive else machine.run()
@@ -283,6 +296,17 @@ class ConsoleOutput:
             begin = "" if self.at_line_start else "\r\n"
             click.echo(f"{begin}ftvm: {event.subject}: {event.detail['reason']}\r", err=True)
             self.at_line_start = True
+
+
+def _run_with_gdb(machine: Machine, address: tuple[str, int], known: Symbols) -> RunResult:
+    """Run as gdb says; when it detaches, on to the guest's end."""
+    desk = Desk(known, Output(sys.stderr))
+    with GdbServer(address) as server, machine:
+        desk.attach(machine)
+        click.echo(f"ftvm: gdb can attach: target remote {server.address[0]}:{server.address[1]}", err=True)
+        if not server.serve(desk):
+            machine.request_stop()
+        return machine.run()
 
 
 def _run_with_keyboard(machine: Machine) -> RunResult:

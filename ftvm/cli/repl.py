@@ -51,6 +51,8 @@ def command(image: str | None, replay: Path | None, script: str | None, boot: Bo
     with Machine(config, on_console=desk.show_console, on_event=desk.tell) as machine:
         settings.inject_faults(machine, config)
         desk.attach(machine)
+        if settings.gdb is not None:
+            interpreter.execute("gdb {}:{}".format(*settings.gdb))
         if lines is not None:
             run_lines(desk, interpreter, lines, str(script))
         elif script is None and terminal.in_foreground(0) and sys.stdout.isatty():

@@ -20,14 +20,14 @@ whether the modules stand at a verified state.
 
 import bisect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ftvm.debug.code import code_address
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
 from ftvm.module import events
-from ftvm.module.events import ColdTlb, DebugHit, DebugWatch
+from ftvm.module.events import ColdTlb, DebugHit, DebugWatch, Poke
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.compare import Difference
 from ftvm.monitor.lockstep import Goal
@@ -283,6 +283,14 @@ class Session:
         self._present = self._place()
         self._checkpoints = [kept for kept in self._checkpoints if self._place_of(kept) <= self._present]
         self.episodes = [episode for episode in self.episodes if episode.began < self._present.moment]
+
+    def poke(self, memory: Sequence[tuple[int, bytes]] = (), registers: Mapping[str, bytes] | None = None) -> None:
+        """Change memory, (RAM offset, bytes), and registers, little endian, of all modules alike. A block inside of
+        which it stands ends here then. It is an input like others. In the past, what came after is forgotten."""
+        instructions = self.instruction
+        self.branch()
+        self._loop.put_in([Poke(instructions, list(memory), dict(registers or {}))])
+        self._look_at_present()
 
     # ---- how it is done ----
 

@@ -66,6 +66,7 @@ from ftvm.module.events import (
     KeyboardIn,
     LinkState,
     Output,
+    Poke,
     PowerOff,
     QueueKick,
     ResetRequest,
@@ -75,6 +76,7 @@ from ftvm.module.events import (
     TimeWatch,
 )
 from ftvm.module.fault import Fault
+from ftvm.module.registers import REGISTERS, register
 from ftvm.platform_ports import (
     COM1,
     COM1_IRQ,
@@ -101,6 +103,9 @@ OUTPUT_LIMIT_BYTES = 4096
 
 JUMPS_PER_RUN = 64
 """Jumps of virtual time at HLT after which the monitor gets a look: an idle guest makes no blocks, so no epoch ends."""
+
+MAX_BLOCK_INSTRUCTIONS = 512
+"""What Unicorn translates at most as one block."""
 
 ISA_IRQS = 16
 # Who asserts an ISA interrupt line
@@ -134,6 +139,8 @@ class Processor(Protocol):
     def connect(self, devices: Devices) -> None: ...
     def run(self, position: int) -> int: ...
     def step(self, count: int) -> tuple[int, int]: ...
+    def begin_block(self) -> None: ...
+    def write_state(self, offset: int, data: bytes) -> None: ...
     def instruction(self) -> int: ...
     def skip(self, size: int) -> int: ...
     def stop_before(self, addresses: Sequence[int]) -> None: ...
@@ -636,6 +643,18 @@ class Board:
                 self._looked_for = event
             elif isinstance(event, ExpectFaults):
                 self.agenda.expect(event.faults)
+            elif isinstance(event, Poke):
+                self._poke(event)
+
+    def _poke(self, event: Poke) -> None:
+        cpu = self._cpu
+        if event.instructions:
+            cpu.step(event.instructions)
+            cpu.begin_block()
+        for offset, data in event.memory:
+            cpu.write_ram(offset, data)
+        for name, value in event.registers.items():
+            cpu.write_state(register(name).offset, value)
 
     def _device_in(self, event: DeviceIn) -> None:
         for offset, data in event.writes:
@@ -667,6 +686,17 @@ class Board:
                 raise ValueError("nothing that enters the guest")
             elif isinstance(event, ExpectFaults):
                 self._check_faults(event.faults)
+            elif isinstance(event, Poke):
+                self._check_poke(event)
+
+    def _check_poke(self, event: Poke) -> None:
+        if not 0 <= event.instructions <= MAX_BLOCK_INSTRUCTIONS:
+            raise ValueError(f"a block of {event.instructions} instructions")
+        if any(offset < 0 or offset + len(data) > self._config.ram_bytes for offset, data in event.memory):
+            raise ValueError("a write outside RAM")
+        for name, value in event.registers.items():
+            if name not in REGISTERS or len(value) != REGISTERS[name].size:
+                raise ValueError(f"no register {name} of {len(value)} bytes")
 
     def _check_faults(self, faults: Sequence[Fault]) -> None:
         for fault in faults:

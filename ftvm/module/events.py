@@ -179,6 +179,17 @@ class ExpectFaults(Input, frozen=True, array_like=True, tag="faults"):
     faults: list[Fault]
 
 
+class Poke(Input, frozen=True, array_like=True, tag="poke"):
+    """What somebody who looks on changes: ``memory``, (RAM offset, bytes), and ``registers`` by name, little endian.
+
+    So many ``instructions`` of the block that is entered here are run before; the block ends behind them.
+    """
+
+    instructions: int = 0
+    memory: list[tuple[int, bytes]] = []
+    registers: dict[str, bytes] = {}
+
+
 class TimeWatch(Input, frozen=True, array_like=True, tag="time-watch"):
     """The epoch ends when the guest waits and virtual time has come to ``virtual_ns``. In no log either."""
 
@@ -195,6 +206,7 @@ _inputs = msgspec.msgpack.Decoder(
         | TimePassed
         | DeviceIn
         | DeviceBroken
+        | Poke
         | LinkState
         | ColdTlb
         | TextWatch

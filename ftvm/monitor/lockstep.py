@@ -210,6 +210,21 @@ class Lockstep:
         """The first sync point, once: do all modules start alike? Raises EngineError, HostError."""
         self._stretch(self._enter)
 
+    def put_in(self, inputs: list[Input]) -> None:
+        """Let these enter all modules here, now; they are logged, and repeated with the run. Raises UsageError while
+        the machine runs, or repeats a run."""
+        self._must_stand_still()
+        if self._script is not None:
+            raise UsageError("nothing new can enter in the past", "go another way from here first")
+        self._entering += inputs
+        self._stretch(self._enter_now)
+
+    def _enter_now(self) -> None:
+        while self._entering:
+            self._uncommitted = events.portion(self._entering, ROOM_BYTES)
+            self._log_inputs(events.encode(self._uncommitted), at_once=True)
+            self._step(self._epoch_here(self._uncommitted))
+
     def _enter(self) -> None:
         while True:
             self._uncommitted = events.portion(self._entering, ROOM_BYTES)

@@ -87,6 +87,12 @@ class FakeCpu:
     def step(self, count: int) -> tuple[int, int]:
         return self.run(self._position + 1), 1
 
+    def begin_block(self) -> None:
+        raise AssertionError("nobody stops inside of a block")
+
+    def write_state(self, offset: int, data: bytes) -> None:
+        raise AssertionError("nobody pokes")
+
     def instruction(self) -> int:
         return 0
 
