@@ -14,6 +14,7 @@ from ftvm.errors import HostError, UsageError
 
 RECEIVED_BYTES = 1 << 16
 LOOPBACK = "127.0.0.1"
+ALIVE_S = 0.5
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -98,9 +99,13 @@ class _Connection:
     def _listening(self) -> Iterator[None]:
         """While the guest runs, an interrupt or the end of the connection stops it."""
         self._target.watch(self._socket.fileno(), self._came_while_running)
+        alive = self._target.every(
+            ALIVE_S, lambda: self._send(frame(b"O"))
+        )  # gdb gives up after two seconds of silence
         try:
             yield
         finally:
+            alive()
             self._target.unwatch(self._socket.fileno())
 
     def _came_while_running(self) -> None:

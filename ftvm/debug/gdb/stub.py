@@ -14,6 +14,8 @@ _SUPPORTED = (
     f"PacketSize={MAX_PACKET_BYTES - 1:x};QStartNoAckMode+;qXfer:features:read+;vContSupported+;swbreak+;hwbreak+;"
     "ReverseContinue+;ReverseStep+"
 )
+_TELLING = ("c", "C", "s", "S", "b", "vCont;", "qRcmd,")
+"""Packets during which gdb listens to text."""
 _ERROR_USAGE, _ERROR_MEMORY, _ERROR_FAILED = b"E16", b"E0e", b"E01"
 
 
@@ -36,11 +38,12 @@ class Stub:
 
     def answer(self, body: bytes) -> tuple[bytes | None, After]:
         """The answer, None for none. Never raises for what gdb says."""
+        text = body.decode("latin-1")
         try:
-            text = body.decode("latin-1")
             return self._answer(text, body)
         except FtvmError as error:
-            self._tell(f"ftvm: {error.message}\n")
+            if text.startswith(_TELLING):
+                self._tell(f"ftvm: {error.message}\n")
             return _ERROR_FAILED, After.GO_ON
         except (ValueError, OverflowError):
             return _ERROR_USAGE, After.GO_ON
@@ -107,7 +110,7 @@ class Stub:
     def _go(self, text: str) -> bytes:
         """``c`` and ``s`` with an address or a signal, ``bc`` and ``bs``: neither of the former is anything here."""
         ways = {"c": self._target.go, "s": self._target.step, "bc": self._target.go_back, "bs": self._target.step_back}
-        way = ways.get(text if text[0] == "b" else text[0].lower())
+        way = ways.get(text if text[:1] == "b" else text[:1].lower())
         return b"" if way is None else self._stopped(way())
 
     def _stopped(self, stopped: Stopped) -> bytes:

@@ -227,6 +227,10 @@ class Target:
         """Call this while the guest runs and ``fd`` can be read."""
         self._desk.machine.watch(fd, on_readable)
 
+    def every(self, interval_s: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call this so often while the guest runs; the result ends that."""
+        return self._desk.machine.every(interval_s, callback)
+
     def unwatch(self, fd: int) -> None:
         self._desk.machine.unwatch(fd)
 
