@@ -11,13 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import msgspec
 
 from ftvm.boot import load
+from ftvm.config import MAX_MODULES, MachineConfig
 from ftvm.control import verbs
 from ftvm.control.hook import EventHook
 from ftvm.control.place import Claim
@@ -27,11 +27,10 @@ from ftvm.display.keyboard import strokes
 from ftvm.display.picture import png
 from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
-from ftvm.exitcodes import ExitCode
 from ftvm.faults.legs import check_leg, disk_fault, nic_fault
 from ftvm.faults.notation import format_fault
 from ftvm.management import ManagedDisk, ManagedNic, Management
-from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES, VGA_TEXT, ram_offset
+from ftvm.memory_map import VGA_TEXT, ram_offset
 from ftvm.module import events
 from ftvm.module.board import BoardConfig, unplugged
 from ftvm.module.events import DebugHit, DebugWatch, FaultStruck
@@ -39,7 +38,7 @@ from ftvm.module.fault import ALWAYS, AtPosition, Change, Fault, Leg, Operation,
 from ftvm.module.fault_check import check
 from ftvm.module.link import Snapshot
 from ftvm.monitor import nursery, savefile
-from ftvm.monitor.bays import Bays, DiskFiles
+from ftvm.monitor.bays import Bays
 from ftvm.monitor.block import Block
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.console import Console
@@ -55,191 +54,30 @@ from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recording import Recorder, Recording
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
-from ftvm.monitor.savefile import MachineState, SavedMachine
+from ftvm.monitor.savefile import MachineState
 from ftvm.monitor.script import LoggedInput, Moment
 from ftvm.monitor.service import Service
 from ftvm.monitor.start import StartState
-from ftvm.network.spec import NicSpec
-from ftvm.units import GIB, MIB, PAGE_BYTES, format_size
+from ftvm.result import RESULT_VERSION, DivergenceReport, FaultReport, ModuleReport, RunResult
+from ftvm.units import GIB, format_size
 
-RESULT_VERSION = 1
-"""Of the object that ``ftvm run --json`` writes."""
-
-MAX_MODULES = 3
+__all__ = [
+    "MAX_MODULES",
+    "RESULT_VERSION",
+    "DivergenceReport",
+    "FaultReport",
+    "Machine",
+    "MachineConfig",
+    "ModuleReport",
+    "OnConsole",
+    "RunResult",
+]
 
 SPINS = 2000
 """Looks at the mailbox before a module sleeps, some 50 us: waking it takes about as long."""
 
 OnConsole = Callable[[str, bytes], None]
 """Called with (channel, bytes) for output that all modules agreed on; channel is ``serial`` or ``debug``."""
-
-
-@dataclass(frozen=True)
-class MachineConfig:
-    """What machine to build. Raises UsageError when it is one that cannot exist.
-
-    ``protocol`` forces a boot protocol (BootPlan.kind), None finds it out; ``module_files`` are multiboot modules.
-    ``stop_on`` ends the run when the text comes on the serial console. ``input`` is offered to the serial
-    port at the start, or when the text ``input_after`` came. ``real_time`` makes an idle guest wait for the
-    wall clock; None: if it has a NIC on the network. ``interactive``: input may come at any time, so a guest that
-    waits without a timer is not over.
-    ``epoch_blocks`` None: as many as take about 40 ms (ftvm/monitor/pace.py).
-
-    The verified state is saved to ``save_on_exit`` when the run ends before the guest does, and to
-    ``save_on_fail_stop`` (or else there too) at a fail-stop. With ``saved`` the machine goes on from there: see
-    ``resume``. ``disks``: by bay; a machine that goes on needs the same ones. ``nics``: by slot
-    (ftvm/network/spec.py); ``capture`` is a pcap file of what they send and receive.
-
-    The run is written to ``record`` as it goes. With ``recording`` the machine begins where that one did: see
-    ``replay``.
-    """
-
-    image: Path
-    initrd: Path | None = None
-    append: str = ""
-    memory_bytes: int = 256 * MIB
-    modules: int = 2
-    epoch_blocks: int | None = None
-    stop_on: str | None = None
-    timeout_s: float | None = None
-    input: bytes | None = None
-    input_after: str | None = None
-    name: str | None = None
-    real_time: bool | None = None
-    interactive: bool = False
-    event_log: Path | None = None
-    event_command: str | None = None
-    protocol: str | None = None
-    module_files: tuple[Path, ...] = ()
-    save_on_exit: Path | None = None
-    save_on_fail_stop: Path | None = None
-    saved: SavedMachine | None = None
-    disks: tuple[DiskFiles, ...] = ()
-    nics: tuple[NicSpec, ...] = ()
-    capture: Path | None = None
-    record: Path | None = None
-    recording: Recording | None = None
-
-    @classmethod
-    def resume(cls, saved: SavedMachine, **settings: Any) -> "MachineConfig":
-        """To go on with a saved machine. Its guest and memory are its own; so are the input it was started with, and
-        ``stop_on`` unless that is among the ``settings``."""
-        return cls(image=saved.path, memory_bytes=saved.state.board.ram_bytes, saved=saved, **settings)
-
-    @classmethod
-    def replay(cls, recording: Recording, **settings: Any) -> "MachineConfig":
-        """To repeat a run that was recorded (ftvm/debug/replay.py): no disks, no network, nobody to type."""
-        ram_bytes = recording.state.board.ram_bytes
-        return cls(image=recording.path, memory_bytes=ram_bytes, interactive=True, recording=recording, **settings)
-
-    @property
-    def networked(self) -> bool:
-        """Frames may come from elsewhere at any time."""
-        return any(not nic.repeatable for nic in self.nics)
-
-    @property
-    def keeps_time(self) -> bool:
-        """Whether an idle guest waits for the wall clock."""
-        return self.networked if self.real_time is None else self.real_time
-
-    @property
-    def open_ended(self) -> bool:
-        """Whether something may yet come to a guest that waits without a timer."""
-        return self.interactive or self.networked
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.modules <= MAX_MODULES:
-            raise UsageError(f"a machine of {self.modules} modules", f"give 1 to {MAX_MODULES}; 2 is the default")
-        if not MIN_RAM_BYTES <= self.memory_bytes <= MAX_RAM_BYTES:
-            limits = f"{format_size(MIN_RAM_BYTES)} to {format_size(MAX_RAM_BYTES)}"
-            raise UsageError(f"memory of {format_size(self.memory_bytes)}", f"give {limits}; 256M is the default")
-        if self.memory_bytes % PAGE_BYTES:
-            raise UsageError(f"memory of {self.memory_bytes} bytes", f"give a multiple of {PAGE_BYTES} bytes")
-        if self.epoch_blocks is not None and self.epoch_blocks < 1:
-            raise UsageError(f"an epoch of {self.epoch_blocks} blocks", "give at least 1, or leave it to the machine")
-        if self.timeout_s is not None and self.timeout_s <= 0:
-            raise UsageError(f"a timeout of {self.timeout_s:g} seconds", "give more than 0")
-        if self.input_after is not None and self.input is None:
-            raise UsageError("a text to wait for before the input, but no input", "give the input too")
-
-
-@dataclass(frozen=True)
-class ModuleReport:
-    """One module at the end of a run. ``state`` as in ftvm/monitor/service.py; ``faults`` counts by kind."""
-
-    index: int
-    state: str
-    pid: int
-    faults: dict[str, int] = field(default_factory=dict)
-    restarts: int = 0
-
-
-@dataclass(frozen=True)
-class DivergenceReport:
-    """A difference between modules, as a value; ``module`` is None while nobody can say whose fault it is.
-
-    ``kind`` is register, memory, chip, output, stop, death or hang; ``where`` names the first thing that differs.
-    """
-
-    position: int
-    module: int | None
-    kind: str
-    where: str
-    verdict: str
-    recovered_in_ms: float | None
-
-
-@dataclass(frozen=True)
-class FaultReport:
-    """A fault that was injected: in the notation of docs/fault-plans.md, the position at which it was first due, and
-    what there is to say about it."""
-
-    fault: str
-    position: int
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What ``ftvm run --json`` writes.
-
-    ``outcome`` is exit, stopped, timeout, halted, crash or fail-stop. ``exit_code`` is what the guest wrote to the
-    debug-exit port, else None. ``state_digest`` is a hash over the architectural state, chips and RAM of the
-    final verified state: equal for equal runs, whatever the epoch length or the number of modules. ``faults`` are those
-    that were injected, in the order in which they were due.
-    """
-
-    version: int
-    outcome: str
-    exit_code: int | None
-    modules: list[ModuleReport]
-    sync_points: int
-    blocks: int
-    instructions: int | None
-    divergences: list[DivergenceReport]
-    wall_s: float
-    virtual_s: float
-    longest_pause_ms: float
-    state_digest: str
-    faults: list[FaultReport] = field(default_factory=list)
-
-    def to_json(self) -> bytes:
-        """One JSON object with exactly the fields above."""
-        return msgspec.json.encode(self)
-
-    def process_exit_code(self) -> ExitCode:
-        """What a process that did nothing but this run exits with."""
-        match self.outcome:
-            case "exit":
-                return ExitCode.GUEST_FAILURE if self.exit_code else ExitCode.OK
-            case "stopped":
-                return ExitCode.OK
-            case "timeout":
-                return ExitCode.TIMEOUT
-            case "fail-stop":
-                return ExitCode.FAIL_STOP
-            case _:
-                return ExitCode.GUEST_STUCK
 
 
 class Machine:
@@ -396,7 +234,7 @@ class Machine:
             sync_points=lockstep.sync_points,
             blocks=image.position,
             instructions=None,
-            divergences=[_divergence_report(incident) for incident in lockstep.incidents],
+            divergences=[DivergenceReport.of(incident) for incident in lockstep.incidents],
             wall_s=wall_s,
             virtual_s=image.virtual_ns() / 1e9,
             longest_pause_ms=lockstep.longest_pause_s * 1e3,
@@ -850,15 +688,3 @@ def _check_host_memory(config: MachineConfig) -> None:
             f" {needed / GIB:.1f} GiB, the host has {there / GIB:.1f}",
             "give less --memory or fewer --modules",
         )
-
-
-def _divergence_report(incident: Incident) -> DivergenceReport:
-    first = incident.divergence.differences[0]
-    return DivergenceReport(
-        incident.divergence.verified,
-        incident.module,
-        first.kind,
-        first.where,
-        incident.verdict,
-        incident.recovered_in_ms,
-    )

@@ -18,7 +18,7 @@ LAYERS = (
     ("monitor", "display"),
     ("faults",),
     ("control",),
-    ("machine", "management"),
+    ("config", "result", "machine", "management"),
     ("debug",),
     ("guests",),
     ("campaign", "bench"),
