@@ -403,7 +403,7 @@ class Board:
         """What a device has to do with the rest of the machine."""
         return Wires(
             kick=lambda queue: self._kick(QueueKick(name, queue)),
-            broken=lambda reason: self._outputs.append(DriverFault(name, reason)),
+            broken=lambda reason: self._kick(DriverFault(name, reason)),
             message=self._lapic.message,
         )
 
@@ -729,6 +729,9 @@ class Board:
         states = msgspec.msgpack.decode(saved, type=dict[str, msgspec.Raw])
         for name, part in self._parts():
             part.state = msgspec.msgpack.decode(states[name], type=type(part.state))
+        for name, device in self.devices.items():
+            if len(device.state.queues) != device.queue_count:
+                raise ValueError(f"{name} has {device.queue_count} queues")
         self.agenda.state = msgspec.msgpack.decode(states.get(agenda.PART, _NO_FAULTS), type=agenda.AgendaState)
         self._check_faults([expected.fault for expected in self.agenda.state.expected])
         self.agenda.loaded()
@@ -848,8 +851,9 @@ class Board:
             self._outputs.append(ConsoleOut(self._channel, bytes(self._text)))
             self._text.clear()
 
-    def _kick(self, kick: QueueKick) -> None:
-        """A device is to be served: the epoch ends at the next block entry."""
+    def _kick(self, kick: QueueKick | DriverFault) -> None:
+        """A device is to be served, or its driver to be reported: the epoch ends at the next block entry, so that no
+        guest can say so without end."""
         if kick not in self._outputs:
             self.tell(kick)
         self._kicked = True

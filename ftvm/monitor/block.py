@@ -145,6 +145,8 @@ class Block(VirtioHalf):
         return self._done > 0 or self._broken or left_behind or (self._untold and self._real_time)
 
     def take(self, room_bytes: int) -> list[Input]:
+        if self._broken:
+            return self._take_broken()
         self._serving |= self._real_time  # what came without a kick, while the guest went on
         if self._serving and (self._real_time or not self._jobs):
             self._serve()

@@ -19,6 +19,9 @@ from ftvm.monitor.virtqueue import QueueBroken
 ROOM_BYTES = 768 << 10
 """Of data that enter with one command: a mailbox takes 1 MiB, and console input comes too."""
 
+PLACE_BYTES = 16
+"""Of a write, beside its data: a bound."""
+
 FOREVER_S = math.inf
 
 _states = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
@@ -143,6 +146,7 @@ class Devices:
         """Whatever is in the queues of any device is to be served."""
         for half in self._halves.values():
             half.kick(0)
+            half.committed()
 
     def forget(self) -> None:
         for half in self._halves.values():
@@ -150,8 +154,8 @@ class Devices:
 
 
 def data_bytes(inputs: Sequence[Input]) -> int:
-    """How much memory they write."""
-    return sum(len(data) for event in inputs for _, data in getattr(event, "writes", ()))
+    """How much room they take up: what they write, with the place of each write, of which a guest can ask for many."""
+    return sum(PLACE_BYTES + len(data) for event in inputs for _, data in getattr(event, "writes", ()))
 
 
 def tell_broken(log: EventLog, device: str, reason: str) -> None:

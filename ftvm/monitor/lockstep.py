@@ -237,6 +237,8 @@ class Lockstep:
     def unseen(self) -> tuple[bytes, list[str]]:
         """What belongs to the verified state and is not in it: encoded inputs, those included that are to come of what
         devices are doing, which is waited for; and devices that need another kick."""
+        if self._faults:
+            self._entering.append(self._told_faults())
         inputs, kicked = self._devices.settle()
         self._entering += inputs
         entering = [
@@ -504,6 +506,8 @@ class Lockstep:
         if self._interrupted is not None:
             epoch = self._interrupted
             self._regroup()
+            if epoch.blocks:  # the goal is another one now
+                epoch = self._epoch_towards(self._next_stop(), epoch.blocks, self._uncommitted)
             self._step(epoch)
         while True:
             self._end_if_told()
@@ -551,11 +555,18 @@ class Lockstep:
         hurried = self._devices.busy() or (self._service.resync is not None and self._service.resync.nearly_done())
         self._pace.hurry(self._devices.hurry())
         blocks = min(SHORT_EPOCH_BLOCKS, self._pace.blocks) if hurried else self._pace.blocks
-        return self._epoch_towards(self._goal.moment, blocks, inputs)
+        return self._epoch_towards(self._next_stop(), blocks, inputs)
 
     def _epoch_here(self, inputs: list[Input]) -> Epoch:
         """Take the inputs, and go no further."""
         return Epoch(self._image.position, events.encode(inputs) if inputs else b"")
+
+    def _next_stop(self) -> Moment | None:
+        """The moment that no epoch may go past: the goal, or the next one at which a script has something to enter."""
+        stops = [] if self._goal.moment is None else [self._goal.moment]
+        if self._script is not None:
+            stops.append(self._script.next_stop(self.moment))
+        return min(stops, default=None)
 
     def _epoch_towards(self, stop: Moment | None, blocks: int, inputs: list[Input]) -> Epoch:
         """So many blocks, but not past ``stop``."""
@@ -589,8 +600,7 @@ class Lockstep:
         if entry is not None and (entry.at_once or script.entering(before)):
             epoch = Epoch(before.position, entry.inputs)
         else:
-            stops = [script.next_stop(before), *([self._goal.moment] if self._goal.moment is not None else [])]
-            epoch = self._epoch_towards(min(stops), self._pace.blocks, inputs)
+            epoch = self._epoch_towards(self._next_stop(), self._pace.blocks, inputs)
         self._step(epoch)
         if entry is None and self.moment == before and self.hit is None:
             raise ScriptMismatch(f"the guest waits at {before}; the run that is repeated went on from there")
@@ -668,7 +678,7 @@ class Lockstep:
                 self._on_fault(output)
             else:
                 self._devices.release(output)
-        if self._script is None:
+        if self._script is None and not self._entering:  # else the chips do not know yet what their devices did
             self._devices.committed()
         if report.stop == StopKind.DEBUG:
             self.hit = DebugHit.decode(report.detail)
@@ -726,17 +736,21 @@ class Lockstep:
         if self._report.stop == StopKind.IDLE:
             inputs += self._idle(self._report.wake_ns)
             self._stopped_s = None
-        if self._faults:
-            inputs.append(ExpectFaults(self._faults))
-            self._faults = []
         while (patience_s := self._devices.patience_s()) > 0:
             self._wait(None if patience_s == FOREVER_S else patience_s)
             self._stopped_s = None  # it is a medium that the guest waits for, not us
             if self._requests.due:
                 self._requests.run_due()
+        if self._faults:
+            inputs.append(self._told_faults())
         if self._entering:
             return inputs + events.portion(self._entering, ROOM_BYTES)
         return inputs + self._console.take() + self._devices.take()
+
+    def _told_faults(self) -> ExpectFaults:
+        """What was injected since the last sync point, on its way into the modules."""
+        told, self._faults = ExpectFaults(self._faults), []
+        return told
 
     def _idle(self, wake_ns: int) -> list[Input]:
         """Wait until input comes or the timer event at ``wake_ns``, if not 0, is due, or a module needs attention."""

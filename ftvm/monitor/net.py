@@ -107,6 +107,8 @@ class Net(VirtioHalf):
         self._kicked.add(queue)
 
     def committed(self) -> None:
+        if self._broken or self._transmit_queue is not None:
+            return  # what was done at this position has not entered yet: the chip does not know of it
         self._looked = False
         self._receive_queue = None
         if not self._repeatable and len(self._backlog) < MAX_BACKLOG:
@@ -177,11 +179,22 @@ class Net(VirtioHalf):
     def forget(self) -> None:
         self._broken = False
         self._kicked.clear()
-        self._transmit_queue = None
-        self._sent = []
-        self._muted = False
         self._receive_queue = None
         self._looked, self._link_up = False, None
+        self._stop_serving()
+
+    def _break(self, reason: str) -> None:
+        super()._break(reason)
+        self._kicked.clear()
+        self._looked = True  # the image shows its driver at work until the input that says otherwise has entered
+        self._stop_serving()
+
+    def _stop_serving(self) -> None:
+        """Nobody is at work on the guest's side: what is under way is lost."""
+        self._live = None
+        self._muted = False
+        self._transmit_queue = None
+        self._sent = []
         self._drop_backlog()
         self._watch_if_room()
 
@@ -195,10 +208,7 @@ class Net(VirtioHalf):
             self._link_up = chip.link_up
             self._live = chip if chip.live and chip.queues[RECEIVE].enabled else None
             if self._live is None:
-                self._muted = False
-                self._transmit_queue = None
-                self._drop_backlog()
-                self._watch_if_room()
+                self._stop_serving()
         return self._live
 
     def _receivable(self) -> bool:

@@ -70,6 +70,25 @@ def test_a_guest_that_waits_for_a_key_goes_on_when_one_comes() -> None:
         assert machine.run().outcome == "exit"
 
 
+def test_a_stretch_after_one_that_was_broken_off_goes_no_further_than_it_is_told() -> None:
+    def break_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, break_off)
+    try:
+        with build("spin", epoch_blocks=300_000_000) as machine:
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                machine.run_until(position=300_000_000)
+                signal.pause()
+            if machine.position < 1_000:
+                assert machine.run_until(position=1_000) is None
+                assert machine.position == 1_000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
 def test_time_and_stop_requests_end_a_stretch_where_another_can_begin() -> None:
     with build("spin") as machine:
         end = machine.run_until(timeout_s=0.2)

@@ -11,11 +11,11 @@ from ftvm.module.board import BoardConfig, DiskConfig, unplugged
 from ftvm.module.chips import virtio_pci as v
 from ftvm.module.chips.pci import COMMAND, COMMAND_BUS_MASTER
 from ftvm.module.chips.virtio_blk import MAX_CLEAR_SECTORS, MAX_REQUEST_BYTES
-from ftvm.module.events import DeviceBroken, DeviceIn, Input
+from ftvm.module.events import DeviceBroken, DeviceIn, Input, encode
 from ftvm.monitor import block
 from ftvm.monitor.bays import Bays, DiskFiles
 from ftvm.monitor.block import S_IOERR, S_OK, S_UNSUPP, Block, RequestType
-from ftvm.monitor.devices import FOREVER_S
+from ftvm.monitor.devices import FOREVER_S, data_bytes
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.poller import Poller
@@ -339,6 +339,24 @@ def test_a_broken_device_does_nothing_until_it_is_reset(bench: Bench) -> None:
     bench.start()
     bench.commit(position=5)
     assert bench.do(RequestType.FLUSH, 0) == S_OK
+
+
+def test_a_queue_that_breaks_the_rules_is_not_served_again_before_its_reset(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, real_time=True)
+    try:
+        bench.ask(RequestType.FLUSH, 0)
+        bench.rings.offer(0xFFFF)
+        bench.kick()
+        assert bench.half.take(1 << 20) == [DeviceBroken("disk0")]
+        assert [kind for kind, _ in bench.events].count("device-broken") == 1
+    finally:
+        bench.close()
+
+
+def test_many_small_pieces_take_up_room_too() -> None:
+    """65,536 bytes of data in as many places are half a MiB and more in a command."""
+    scattered = DeviceIn("disk0", [(offset, b"x") for offset in range(0, 20_000, 2)])
+    assert data_bytes([scattered]) >= len(encode([scattered]))
 
 
 def test_a_state_that_is_none_breaks_the_device(bench: Bench) -> None:

@@ -123,6 +123,32 @@ def test_a_driver_that_moves_a_queue_in_use_is_reported() -> None:
     assert board.take_outputs() == [DriverFault("disk0", "queue 0 was changed while in use")]
 
 
+def test_a_driver_that_breaks_the_rules_again_and_again_is_reported_once_in_an_epoch() -> None:
+    board, cpu = build()
+
+    def break_the_rules(cpu: FakeCpu) -> None:
+        bring_up(board)
+        for address in (0x5000, 0x6000):
+            board.mmio_write(place(board, 0) + v.QUEUE_DRIVER, 4, address)
+        board.mmio_write(place(board, 0) + v.DEVICE_STATUS, 1, 0)
+
+    cpu.actions = [break_the_rules for _ in range(100)]
+    assert board.run(1000) == Stop(StopKind.OUTPUT)
+    assert cpu.position() == 1 and len(board.take_outputs()) == 1
+
+
+@pytest.mark.parametrize("queues", [0, 2])
+def test_a_saved_device_with_another_number_of_queues_is_refused(queues: int) -> None:
+    board, _ = build()
+    state = board.devices["disk0"].state
+    state.queues = [v.QueueState(256) for _ in range(queues)]
+    state.msix_table = 4 * (queues + 1) * [0]
+    saved = board.save()
+    other, _ = build()
+    with pytest.raises(ValueError, match="queues"):
+        other.load(saved)
+
+
 def test_devices_are_saved_and_loaded() -> None:
     board, _ = build()
     bring_up(board)

@@ -21,6 +21,7 @@ from ftvm.module.chips.virtio_net import (
     VirtioNet,
 )
 from ftvm.module.events import DeviceBroken, DeviceIn, Input, LinkState
+from ftvm.monitor.devices import Devices
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.net import MAX_BACKLOG, NET_HEADER_BYTES, QUIET_SYNC_POINTS, Net
@@ -322,6 +323,56 @@ def test_a_driver_that_breaks_the_rules_has_to_reset_the_device(bench: Bench) ->
     bench.send(frame(b"again", NIC).data)
     bench.sync(TRANSMIT)
     assert bench.leg.sent == [frame(b"again", NIC)]
+
+
+def settle(bench: Bench) -> list[Input]:
+    """What Devices.settle does: all that is pending is taken, while nothing of it enters."""
+    taken: list[Input] = []
+    while bench.half.pending():
+        taken += bench.half.take(700_000)
+        assert len(taken) < 10, "it never ends"
+    return taken
+
+
+def test_a_queue_that_is_broken_is_said_once_however_often_it_is_asked(bench: Bench) -> None:
+    bench.leg.arrive(frame(b"x"))
+    struct.pack_into("<H", bench.receive.ram, DRIVER + 2, SIZE + 1)  # more available than there are
+    bench.image.board = bench.board.save()
+    bench.half.committed()
+    bench.poller.wait(0)
+    assert settle(bench) == [DeviceBroken("nic0")]
+    assert bench.events == [("device-broken", "nic0")]
+
+
+def test_what_was_sent_before_a_driver_broke_the_rules_does_not_come_back_after_its_reset(bench: Bench) -> None:
+    bench.send(frame(b"before", NIC).data)
+    bench.transmit.offer(bench.transmit.chain((RAM_BYTES, 100, 0)))
+    assert bench.sync(TRANSMIT) == [DeviceBroken("nic0")]
+    bench.start()
+    bench.send(frame(b"after", NIC).data)
+    bench.sync(TRANSMIT)
+    assert bench.transmit.used()[0] == 1
+
+
+def test_frames_leave_once_although_another_device_takes_all_the_room_of_a_sync_point(bench: Bench) -> None:
+    bench.send(frame(b"once", NIC).data)
+    bench.image.board = bench.board.save()
+    bench.half.committed()  # and what came of it could not enter yet
+    bench.sync()
+    assert bench.leg.sent == [frame(b"once", NIC)]
+    assert bench.transmit.used()[0] == 1
+
+
+def test_a_machine_that_leaves_its_past_serves_what_a_repeatable_nic_has_in_its_queue(looped: Bench) -> None:
+    looped.offer(1)
+    looped.send(frame(b"left", NIC).data)
+    looped.image.board = looped.board.save()
+    devices = Devices(EventLog(lambda: 0), [looped.half])
+    devices.forget()
+    devices.kick_all()
+    (entering,) = looped.half.take(700_000)
+    assert isinstance(entering, DeviceIn)
+    assert [(queue.index, queue.next_used) for queue in entering.queues] == [(TRANSMIT, 1), (RECEIVE, 1)]
 
 
 def test_a_buffer_that_cannot_take_even_a_header_breaks_the_device(bench: Bench) -> None:

@@ -123,7 +123,7 @@ class VirtioState(PciFunctionState):
 
     def __post_init__(self) -> None:
         """What was saved may have been written by anybody."""
-        if self.msix_table and len(self.msix_table) != 4 * (len(self.queues) + 1):
+        if len(self.msix_table) != 4 * (len(self.queues) + 1):
             raise ValueError("a virtio device has one MSI-X vector for each queue and one for its configuration")
 
     @property
@@ -252,6 +252,10 @@ class VirtioPci(PciFunction):
             self._notify_config()
 
     # ---- for the board ----
+
+    @property
+    def queue_count(self) -> int:
+        return len(self._queue_sizes)
 
     def complete(self, queue: int, next_avail: int, next_used: int, interrupt: bool) -> None:
         """The device has got so far in both rings of a queue; ``interrupt``: and the driver wants to know."""
