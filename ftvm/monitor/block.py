@@ -23,7 +23,7 @@ from ftvm.module.chips.virtio_blk import (
 )
 from ftvm.module.chips.virtio_pci import VirtioState
 from ftvm.module.events import DeviceIn, Input
-from ftvm.monitor.devices import FOREVER_S, VirtioHalf
+from ftvm.monitor.devices import FOREVER_S, ROOM_BYTES, VirtioHalf
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.legs import DiskLegs
@@ -153,6 +153,10 @@ class Block(VirtioHalf):
         writes, used = self._results(room_bytes)
         if self._serving:  # there may be room for more now
             self._serve()
+        return self._device_in(writes, used)
+
+    def _device_in(self, writes: list[Write], used: list[tuple[int, int]]) -> list[Input]:
+        """What becomes of these results; and the driver is told how much was taken."""
         if self._broken:
             return self._take_broken()
         if self._queue is None or not (used or writes or self._real_time):
@@ -172,14 +176,26 @@ class Block(VirtioHalf):
         if self.mirror.resync_step(RESYNC_BYTES):
             self.legs.tell_progress(self.mirror)
 
-    def settle(self) -> bool:
-        self.mirror.wait(lambda: self._done == len(self._jobs))
-        return self._serving
+    def settle(self) -> tuple[list[Input], bool]:
+        self._finish()
+        try:
+            self._see()
+        except QueueBroken as broken:
+            self._drop()
+            self._break(str(broken))
+        inputs: list[Input] = []
+        # No more is taken meanwhile: it would be on its way, while the chip says that it is done with.
+        while self._done or self._broken or (self._untold and self._real_time):
+            inputs += self._device_in(*self._results(ROOM_BYTES))
+        return inputs, self._serving or self._real_time  # with real time, something may have come without a kick
 
     def forget(self) -> None:
-        self.settle()
+        self._finish()
         self._drop()
         self._broken, self._seen_at = False, -1
+
+    def _finish(self) -> None:
+        self.mirror.wait(lambda: self._done == len(self._jobs))
 
     def _results(self, room_bytes: int) -> tuple[list[Write], list[tuple[int, int]]]:
         """Of what is done, as much as there is room for: what to write, and which chains go back."""

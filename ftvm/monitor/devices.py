@@ -71,9 +71,9 @@ class Half(Protocol):
         """Whatever is to be done from time to time, beside the guest."""
         ...
 
-    def settle(self) -> bool:
-        """Return when nothing is on its way any more: all of it is ``pending``, or done. True: there is more in the
-        queues that would have been served at this position; it needs another kick."""
+    def settle(self) -> tuple[list[Input], bool]:
+        """Wait until nothing is on its way any more, and begin nothing new: the inputs that come of it. True: there is
+        more in the queues that would have been served at this position; it needs another kick."""
         ...
 
     def forget(self) -> None:
@@ -136,10 +136,10 @@ class Devices:
         inputs: list[Input] = []
         unserved: list[str] = []
         for half in self._halves.values():
-            if half.settle():
+            new, more = half.settle()
+            inputs += new
+            if more:
                 unserved.append(half.name)
-            while half.pending():
-                inputs += half.take(ROOM_BYTES)
         return inputs, unserved
 
     def kick_all(self) -> None:

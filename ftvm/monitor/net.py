@@ -23,7 +23,7 @@ from ftvm.module.chips.virtio_net import (
     VirtioNetState,
 )
 from ftvm.module.events import DeviceIn, Input, LinkState
-from ftvm.monitor.devices import VirtioHalf
+from ftvm.monitor.devices import ROOM_BYTES, VirtioHalf
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.nic_legs import NicLegs
@@ -172,9 +172,12 @@ class Net(VirtioHalf):
             self._read()
         self.legs.tend(self.team)
 
-    def settle(self) -> bool:
+    def settle(self) -> tuple[list[Input], bool]:
         """Nothing is ever on its way: a frame is here, or it is the network's."""
-        return False
+        inputs: list[Input] = []
+        while self.pending():
+            inputs += self.take(ROOM_BYTES)
+        return inputs, False
 
     def forget(self) -> None:
         self._broken = False

@@ -365,21 +365,43 @@ def test_a_state_that_is_none_breaks_the_device(bench: Bench) -> None:
     assert bench.half.take(1) == [DeviceBroken("disk0")]
 
 
+def enter(bench: Bench, inputs: list[Input]) -> None:
+    """As the modules do."""
+    bench.board.check(inputs)
+    for event in inputs:
+        assert isinstance(event, DeviceIn)
+        for offset, data in event.writes:
+            bench.image.ram[offset : offset + len(data)] = data
+        for queue in event.queues:
+            bench.chip.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)
+    bench.commit(bench.image.position)
+
+
+@pytest.mark.parametrize("real_time", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_what_is_on_its_way_can_be_waited_for_and_what_is_left_needs_a_kick(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real_time: bool, elsewhere: bool
 ) -> None:
-    bench.ask(RequestType.OUT, 0, (DATA, 1024, 0))
-    bench.kick()
-    assert bench.half.settle() is False
-    assert bench.half.pending()
-    bench.enter()
+    """``elsewhere``: the machine is saved, and goes on with a half that knows nothing but the chip."""
     monkeypatch.setattr(block, "FLIGHT_BYTES", 1024)
-    bench.ask(RequestType.OUT, 0, (DATA, 1024, 0))
-    bench.ask(RequestType.OUT, 0, (DATA, 1024, 0))
-    bench.kick()
-    assert bench.half.settle() is True
-    bench.enter()
-    assert bench.half.busy()
+    bench = Bench(tmp_path, real_time=real_time)
+    try:
+        statuses = [bench.ask(RequestType.OUT, 0, (DATA, 1024, 0)) for _ in range(3)]
+        bench.kick()
+        inputs, unserved = bench.half.settle()
+        assert unserved and not bench.half.busy()
+        enter(bench, inputs)
+        assert [bench.image.ram[at] for at in statuses] == [S_OK, UNTOUCHED, UNTOUCHED]
+        if elsewhere:
+            bench.half.forget()
+            bench.kick()
+        while bench.half.pending() or bench.half.busy():
+            bench.wait()
+            bench.enter()
+        assert [bench.image.ram[at] for at in statuses] == [S_OK] * 3
+        assert bench.rings.used()[0] == 3
+    finally:
+        bench.close()
 
 
 def test_files_are_named_on_the_command_line() -> None:
