@@ -26,7 +26,7 @@ class Experiment(msgspec.Struct, frozen=True):
 class Trial(msgspec.Struct, frozen=True):
     """What came of an experiment in one column.
 
-    ``outcome`` is an outcome class (outcome.py). ``ending`` is the run's end in words;
+    ``outcome`` is an outcome class (ftvm/faults/outcome.py). ``ending`` is the run's end in words;
     ``latent``: the final state is not the golden run's.
     ``detected_after`` are blocks from the fault to the sync point that showed it, ``detected_ms`` the wall time of that
     stretch; ``recovered_ms`` is what settling it took; None when nothing was detected. ``first`` names the first thing

@@ -150,10 +150,6 @@ class Store:
         """Number of experiments."""
         return int(next(self._rows("SELECT count(*) FROM experiment"))[0])
 
-    def done(self, column: Column) -> int:
-        """Number of experiments that have a result in this column."""
-        return int(next(self._rows('SELECT count(*) FROM trial WHERE "column" = ?', column))[0])
-
     def missing(self, columns: Iterable[Column]) -> dict[int, tuple[Column, ...]]:
         """For each experiment that is not over, the columns without a result."""
         wanted: dict[int, tuple[Column, ...]] = {}
