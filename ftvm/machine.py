@@ -44,8 +44,9 @@ from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.console import Console
 from ftvm.monitor.devices import Devices
 from ftvm.monitor.eventlog import FAULT_INJECTED, SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
+from ftvm.monitor.goal import Goal
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.lockstep import Goal, Lockstep
+from ftvm.monitor.lockstep import Lockstep
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.module_view import ModuleView
 from ftvm.monitor.net import Net

@@ -7,7 +7,7 @@ import msgspec
 
 from ftvm.errors import UnusableFile
 from ftvm.machine import Machine
-from ftvm.monitor.lockstep import Goal
+from ftvm.monitor.goal import Goal
 from ftvm.monitor.recording import Recording
 from ftvm.monitor.script import Place
 

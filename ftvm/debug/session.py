@@ -30,7 +30,7 @@ from ftvm.module import events
 from ftvm.module.events import ColdTlb, DebugHit, DebugWatch, Poke
 from ftvm.monitor.checkpoint import Checkpoint, Ending
 from ftvm.monitor.compare import Difference
-from ftvm.monitor.lockstep import Goal
+from ftvm.monitor.goal import Goal
 from ftvm.monitor.recording import Recording
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.script import LoggedInput, Moment, Place

@@ -9,7 +9,7 @@ import pytest
 from ftvm.errors import UsageError
 from ftvm.machine import Machine
 from ftvm.module.fault import RamBit, RegisterBit
-from ftvm.monitor import lockstep
+from ftvm.monitor import strays
 from tests.divergence.machines import build, golden
 
 
@@ -147,7 +147,7 @@ def test_faults_that_were_told_and_not_due_are_forgotten() -> None:
 
 
 def test_more_pages_than_one_command_can_name_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep, "COMMAND_BYTES", 6000)
+    monkeypatch.setattr(strays, "COMMAND_BYTES", 6000)
     with build("workload") as machine:
         there = machine.checkpoint()
         machine.run_until(position=3_000_000)

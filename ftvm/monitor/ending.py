@@ -1,0 +1,39 @@
+"""The end of a run: what it follows from, and the way out of the loop."""
+
+from collections.abc import Sequence
+
+from ftvm.module.board import StopKind
+from ftvm.module.events import GuestExit, Output, PowerOff, ResetRequest, StopText
+from ftvm.module.link import Report
+from ftvm.monitor.checkpoint import Ending
+
+HALTED = Ending("halted")
+STOPPED = Ending("stopped")
+TIMEOUT = Ending("timeout")
+FAIL_STOPPED = Ending("fail-stop")
+RESUMABLE = (STOPPED, TIMEOUT)
+"""After these the machine can go on."""
+
+_BY_STOP: dict[int, Ending] = {StopKind.HALTED: HALTED, StopKind.CRASH: Ending("crash")}
+
+
+class Ended(Exception):
+    """Leaves the loop from wherever the end of the run was noticed."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.outcome)
+        self.ending = ending
+
+
+def ending_of(report: Report, outputs: Sequence[Output]) -> Ending | None:
+    """The end of the run, if an epoch that ended like this is the last one."""
+    ending = _BY_STOP.get(report.stop)
+    for output in outputs:
+        match output:
+            case StopText():
+                ending = STOPPED
+            case GuestExit(code):
+                ending = Ending("exit", code)
+            case PowerOff() | ResetRequest():
+                ending = Ending("exit")
+    return ending
