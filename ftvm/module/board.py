@@ -261,6 +261,7 @@ class Board:
         self._pages: dict[int, _Place] = {}
         self.agenda = Agenda(cpu.position, cpu.request_stop)
         self._build()
+        self._lengths = {name: _lengths(part.state) for name, part in self._parts()}
         self._set_up()
         cpu.connect(self)
 
@@ -728,10 +729,11 @@ class Board:
         """Become what ``save`` returned, on a board of the same configuration; outputs are forgotten."""
         states = msgspec.msgpack.decode(saved, type=dict[str, msgspec.Raw])
         for name, part in self._parts():
-            part.state = msgspec.msgpack.decode(states[name], type=type(part.state))
-        for name, device in self.devices.items():
-            if len(device.state.queues) != device.queue_count:
-                raise ValueError(f"{name} has {device.queue_count} queues")
+            state = msgspec.msgpack.decode(states[name], type=type(part.state))
+            for key, length in self._lengths.get(name, {}).items():
+                if len(getattr(state, key)) != length:
+                    raise ValueError(f"{name} has {length} {key}")
+            part.state = state
         self.agenda.state = msgspec.msgpack.decode(states.get(agenda.PART, _NO_FAULTS), type=agenda.AgendaState)
         self._check_faults([expected.fault for expected in self.agenda.state.expected])
         self.agenda.loaded()
@@ -869,6 +871,11 @@ class Board:
         self.tell(output)
         self._exiting = True
         self._cpu.request_stop()
+
+
+def _lengths(state: object) -> dict[str, int]:
+    """Of the register files in a chip's state at reset, by field. What grows and shrinks is empty then."""
+    return {name: len(value) for name, value in vars(state).items() if isinstance(value, list | bytearray) and value}
 
 
 class _NoCpu:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from ftvm.memory_map import PCI_WINDOW, PCI_WINDOW_END
@@ -145,8 +146,17 @@ def test_a_saved_device_with_another_number_of_queues_is_refused(queues: int) ->
     state.msix_table = 4 * (queues + 1) * [0]
     saved = board.save()
     other, _ = build()
-    with pytest.raises(ValueError, match="queues"):
+    with pytest.raises(ValueError, match="disk0 has 1 queues"):
         other.load(saved)
+
+
+@pytest.mark.parametrize("of", ["disk0", "ioapic", "lapic", "pit", "rtc", "vga", "board"])
+def test_a_saved_chip_with_too_few_registers_is_refused(of: str) -> None:
+    saved = msgspec.msgpack.decode(build()[0].save())
+    name = next(name for name, value in saved[of].items() if isinstance(value, list | bytes) and value)
+    saved[of][name] = saved[of][name][:-1]
+    with pytest.raises((ValueError, msgspec.ValidationError)):
+        build()[0].load(msgspec.msgpack.encode(saved))
 
 
 def test_devices_are_saved_and_loaded() -> None:

@@ -253,10 +253,6 @@ class VirtioPci(PciFunction):
 
     # ---- for the board ----
 
-    @property
-    def queue_count(self) -> int:
-        return len(self._queue_sizes)
-
     def complete(self, queue: int, next_avail: int, next_used: int, interrupt: bool) -> None:
         """The device has got so far in both rings of a queue; ``interrupt``: and the driver wants to know."""
         progress = self.state.queues[queue]
