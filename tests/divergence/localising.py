@@ -19,12 +19,13 @@ FLAGS = (0, 2, 4, 6, 7, 11)
 DATA = range(0x104000, 0x1E2000)
 """What the kernel works on."""
 BRUTE_STEPS = 3000
+NEAR_BLOCKS = 300
 
 
 @dataclass(frozen=True)
 class Localised:
-    """A flip, what was found, and what brute force found: the place of the first wrong instruction, None if it is none
-    of the first BRUTE_STEPS."""
+    """A flip, what was found, and what brute force found: the place of the first wrong instruction; None if it is not
+    near, so that nobody looked."""
 
     fault: Fault
     finding: Finding
@@ -55,7 +56,7 @@ def localised(fault: Fault, brute: bool = False) -> Localised | None:
         inputs = [*events.decode_inputs(incident.epoch.inputs)] if incident.epoch.inputs else []
         with Pair(machine.verified, machine.board, 1, inputs) as pair:
             finding = localise(pair, divergence.verified, end, divergence.reports[1])
-            place = by_brute_force(pair, finding) if brute else None
+            place = by_brute_force(pair, finding) if brute and _is_near(finding) else None
         found.append(Localised(fault, finding, place))
         machine.request_stop()
 
@@ -64,6 +65,12 @@ def localised(fault: Fault, brute: bool = False) -> Localised | None:
     machine.inject(fault)
     machine.run()
     return found[0] if found else None
+
+
+def _is_near(finding: Finding) -> bool:
+    if finding.wrong is None or finding.origin is None:
+        return False
+    return finding.wrong.before.place.position - finding.origin.place.position < NEAR_BLOCKS
 
 
 def by_brute_force(pair: Pair, finding: Finding) -> Place | None:

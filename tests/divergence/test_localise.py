@@ -54,10 +54,7 @@ def test_the_first_wrong_instruction_is_what_brute_force_finds(seed: int) -> Non
     assert found is not None
     check(found)
     wrong = found.finding.wrong
-    if found.brute is None:
-        assert wrong is None or wrong.before.place > found.finding.origin.place  # type: ignore[union-attr]
-    else:
-        assert wrong is not None and wrong.before.place == found.brute
+    assert wrong is not None and wrong.before.place == found.brute
 
 
 @pytest.mark.campaign
@@ -72,7 +69,6 @@ def test_a_hundred_flips_that_change_something_are_localised() -> None:
             continue
         check(found)
         met += 1
-        assert found.finding.seconds < 15.0, (seed, found.fault)
         if found.brute is not None:
             assert found.finding.wrong is not None and found.finding.wrong.before.place == found.brute, seed
             agreed += 1

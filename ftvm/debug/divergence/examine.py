@@ -81,8 +81,6 @@ class Examiner:
             return {
                 "conclusion": "A scrub found it in memory that nobody had used; there is no instruction to look for."
             }
-        if not 0 <= incident.module < len(incident.divergence.reports) and len(incident.divergence.reports) != 1:
-            return {"conclusion": "The module is not among those that were compared."}
         try:
             return self._again(incident, incident.module, found)
         except (Lost, HostError) as error:
@@ -156,10 +154,12 @@ class Examiner:
             symbol = self._symbols.describe(address)
             name = f"{address:#x}" + (f" ({symbol})" if symbol else "")
             new = _item(finding.wrong.new[0], self._symbols)
-            return (
+            found = (
                 f"The first wrong instruction is at {name}, {_at(before.place)}: it made {new.kind} {new.where}"
                 f" {new.faulty} instead of {new.sound}."
             )
+            far = " It is far from the fault: an earlier one whose effect did not last may have been missed."
+            return found + (far if finding.block is not None else "")
         if finding.masked:
             return "What differed was gone before any instruction used it; something else must differ too."
         if finding.block is not None:

@@ -140,7 +140,8 @@ class Pair:
 
     def _command(self, kind: CommandKind, target: int = 0, payload: bytes = b"") -> list[Report | None]:
         alive = [module for module in self.modules if module.alive]
-        attempt = self._runner.command(alive, kind, target, payload, blocks=target if kind != CommandKind.RUN else 0)
+        blocks = max(0, target - self._start) if kind == CommandKind.RUN else target
+        attempt = self._runner.command(alive, kind, target, payload, blocks)
         for loss in attempt.losses:
             if loss.module is self.sound:
                 raise Lost(loss.how)
@@ -157,9 +158,6 @@ class Pair:
     def touched(self) -> set[int]:
         """Pages that either of them wrote since it was rewound."""
         return set(self._touched)
-
-    def memory(self, module: ModuleHandle) -> memoryview:
-        return module.memory()
 
     def different_pages(self, pages: Sequence[int] | None = None) -> list[int]:
         """Of these pages, or of all, those whose content differs."""
