@@ -95,12 +95,12 @@ class Store:
     @classmethod
     def read(cls, path: Path) -> "Store":
         """To look at; also while a campaign writes it."""
-        return cls(path, _open(path, "ro"))
+        return cls(path, _open(path, only_read=True))
 
     @classmethod
     def write(cls, path: Path) -> "Store":
         """To add to it. Raises UsageError while somebody else does."""
-        connection = _open(path, "rw")
+        connection = _open(path, only_read=False)
         # SQLite's own locks are of another kind; closing this descriptor would drop them, so it lives as long.
         lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -195,15 +195,18 @@ class Store:
             raise UnusableFile(f"{self.path} is damaged: {error}") from None
 
 
-def _open(path: Path, mode: str) -> sqlite3.Connection:
+def _open(path: Path, only_read: bool) -> sqlite3.Connection:
+    """Whoever only reads may still have to roll back what a killed writer left half done; where the file is not theirs
+    to write, SQLite opens it for reading."""
     if not path.is_file():
         raise UnusableFile(f"there is no results file {path}", "ftvm campaign run PLAN --out FILE makes one")
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    uri = f"{path.absolute().as_uri()}?mode=rw"
     try:
         connection = sqlite3.connect(uri, uri=True, timeout=60.0)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         made_by = connection.execute("PRAGMA application_id").fetchone()[0]
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA query_only = {int(only_read)}")
     except sqlite3.Error as error:
         raise UnusableFile(f"{path} is not a results file: {error}") from None
     if (made_by, version) != (APPLICATION_ID, STORE_VERSION):

@@ -1,6 +1,8 @@
 """The results file: every planned experiment once, whatever happens to whoever writes it."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.campaign.store import Store
-from ftvm.errors import FtvmError, UnusableFile, UsageError
+from ftvm.errors import FtvmError, HostError, UnusableFile, UsageError
 from tests.campaign.plans import experiment, small, trial
 
 COLUMNS = ("duplex", "simplex")
@@ -65,6 +67,24 @@ def test_it_can_be_read_while_it_is_written(path: Path) -> None:
     with Store.write(path) as writer, Store.read(path) as reader:
         writer.add([trial(0)])
         assert reader.trials() == [trial(0)]
+
+
+def test_what_a_killed_writer_left_half_done_is_rolled_back_by_whoever_looks(path: Path) -> None:
+    writer = (
+        "import os, signal, sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1])\n"
+        "connection.execute('PRAGMA cache_size = 1')\n"
+        "connection.execute('BEGIN')\n"
+        "connection.execute('CREATE TABLE much AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+        " WHERE i < 5000) SELECT i, hex(randomblob(100)) AS x FROM n')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", writer, str(path)], check=False)
+    assert path.with_name(f"{path.name}-journal").exists()
+    with Store.read(path) as store:
+        assert store.experiments() == [experiment(number) for number in range(5)]
+        with pytest.raises(HostError):
+            store.add([trial(0)])
 
 
 def test_it_is_never_made_over_another_one(path: Path) -> None:
