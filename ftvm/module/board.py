@@ -15,6 +15,7 @@ import msgspec
 from ftvm.errors import UsageError
 from ftvm.memory_map import IO_APIC, PCI_WINDOW
 from ftvm.module import agenda, fault_check
+from ftvm.module.address_map import AddressMap
 from ftvm.module.agenda import Agenda
 from ftvm.module.chips import lapic, pic
 from ftvm.module.chips.acpi_pm import SMI_COMMAND as SMI_COMMAND_OFFSET
@@ -96,7 +97,7 @@ from ftvm.platform_ports import (
     TIMER_GSI,
     TIMER_IRQ,
 )
-from ftvm.units import KIB, MIB, NS_PER_BLOCK, PAGE_BYTES
+from ftvm.units import KIB, MIB, NS_PER_BLOCK
 
 OUTPUT_LIMIT_BYTES = 4096
 """Console output that ends an epoch, so that a person sees long output while it is made."""
@@ -124,7 +125,6 @@ _BARS_PER_SLOT = 8
 _NO_FAULTS = msgspec.msgpack.encode(agenda.AgendaState())
 
 _CASCADE = 2  # the master's input that the slave drives
-_PAGE_SHIFT = PAGE_BYTES.bit_length() - 1
 
 
 class Processor(Protocol):
@@ -226,12 +226,6 @@ class BoardState:
     """With ``real_time``: how far virtual time may go while the guest waits."""
 
 
-_Read = Callable[[int, int], int]
-_Write = Callable[[int, int, int], None]
-_Place = tuple[_Read, _Write, int]
-"""Whom to ask for a port, with the offset of the port; or for a page, with the address that has offset 0."""
-
-
 class Board:
     """Everything of a module but CPU and RAM; the CPU's ``Devices``."""
 
@@ -256,9 +250,10 @@ class Board:
         self.stepped = 0
         """Instructions of the last ``step``."""
         self._limit = 0  # of the running cpu.run()
-        self._byte_ports: dict[int, _Place] = {}
-        self._wide_ports: dict[int, _Place] = {}  # 16- and 32-bit accesses that must not be split
-        self._pages: dict[int, _Place] = {}
+        addresses = self._addresses = AddressMap()
+        # The CPU calls these at each access to a device.
+        self.port_read, self.port_write = addresses.port_read, addresses.port_write
+        self.mmio_read, self.mmio_write = addresses.mmio_read, addresses.mmio_write
         self.agenda = Agenda(cpu.position, cpu.request_stop)
         self._build()
         self._lengths = {name: _lengths(part.state) for name, part in self._parts()}
@@ -352,27 +347,27 @@ class Board:
         self.chips |= self.devices
         self.pci.plug(0, 0, host_bridge)
         self.pci.plug(1, 0, isa_bridge)
-        self._place(0x20, 2, self._master)
-        self._place(0x40, 4, pit)
-        self._place(0x60, 1, self._i8042)
-        self._place(0x61, 1, port61)
-        self._place(0x64, 1, self._i8042, offset=4)
-        self._place(0x70, 2, rtc)
-        self._place(0x80, 16, dma_pages)
-        self._place(0x92, 1, port92)
-        self._place(0xA0, 2, self._slave)
-        self._place(SMI_COMMAND, SMI_PORTS, acpi_pm, offset=SMI_COMMAND_OFFSET)
-        self._place(DEBUG_CONSOLE, 1, debugcon)
-        self._place(DEBUG_EXIT, DEBUG_EXIT_PORTS, debug_exit, wide=True)
-        self._place(0x3B0, 0x30, vga)
-        self._place(COM1, 8, self._uart)
-        self._place(0x4D0, 1, self._master, offset=pic.ELCR)
-        self._place(0x4D1, 1, self._slave, offset=pic.ELCR)
-        self._place(PM1A_EVENT, GPE0 + GPE0_BYTES - PM1A_EVENT, acpi_pm, wide=True)
-        self._place(0xCFC, 4, self.pci, offset=4, wide=True)
-        self._wide_ports[0xCF8] = (self.pci.read, self.pci.write, 0)  # 32 bits only: CF9 is another chip's
-        self._place(RESET_CONTROL, 1, portcf9)
-        self._fixed_ports = dict(self._byte_ports), dict(self._wide_ports)
+        place, place_wide = self._addresses.place, self._addresses.place_wide
+        place(0x20, 2, self._master)
+        place(0x40, 4, pit)
+        place(0x60, 1, self._i8042)
+        place(0x61, 1, port61)
+        place(0x64, 1, self._i8042, offset=4)
+        place(0x70, 2, rtc)
+        place(0x80, 16, dma_pages)
+        place(0x92, 1, port92)
+        place(0xA0, 2, self._slave)
+        place(SMI_COMMAND, SMI_PORTS, acpi_pm, offset=SMI_COMMAND_OFFSET)
+        place(DEBUG_CONSOLE, 1, debugcon)
+        place(DEBUG_EXIT, DEBUG_EXIT_PORTS, debug_exit, wide=True)
+        place(0x3B0, 0x30, vga)
+        place(COM1, 8, self._uart)
+        place(0x4D0, 1, self._master, offset=pic.ELCR)
+        place(0x4D1, 1, self._slave, offset=pic.ELCR)
+        place(PM1A_EVENT, GPE0 + GPE0_BYTES - PM1A_EVENT, acpi_pm, wide=True)
+        place(0xCFC, 4, self.pci, offset=4, wide=True)
+        place_wide(0xCF8, self.pci)  # 32 bits only: CF9 is another chip's
+        place(RESET_CONTROL, 1, portcf9)
         self._remap()
 
     def _set_up(self) -> None:
@@ -408,32 +403,12 @@ class Board:
             message=self._lapic.message,
         )
 
-    def _place(self, port: int, count: int, chip: Chip, offset: int = 0, wide: bool = False) -> None:
-        for index in range(count):
-            place = (chip.read, chip.write, offset + index)
-            self._byte_ports[port + index] = place
-            if wide:
-                self._wide_ports[port + index] = place
-
     def _remap(self) -> None:
-        """Find the chips that can be moved: the local APIC, and what the BARs of PCI functions decode."""
-        fixed_byte, fixed_wide = self._fixed_ports
-        self._byte_ports, self._wide_ports = dict(fixed_byte), dict(fixed_wide)
-        self._pages = {}
-        for function in self.pci.functions.values():
-            for bar, address in function.mappings():
-                read, write = partial(function.read_bar, bar.index), partial(function.write_bar, bar.index)
-                if bar.io:
-                    for offset in range(bar.size):
-                        self._byte_ports.setdefault(address + offset, (read, write, offset))
-                        self._wide_ports.setdefault(address + offset, (read, write, offset))
-                else:
-                    for page in range(address >> _PAGE_SHIFT, (address + bar.size) >> _PAGE_SHIFT):
-                        self._pages[page] = (read, write, address)
-        self._pages[IO_APIC >> _PAGE_SHIFT] = (self._ioapic.read, self._ioapic.write, IO_APIC)
+        """The guest moved the local APIC, or what a PCI function decodes."""
+        pages: list[tuple[int, Chip]] = [(IO_APIC, self._ioapic)]
         if self._lapic.enabled:
-            base = self._lapic.address
-            self._pages[base >> _PAGE_SHIFT] = (self._lapic.read, self._lapic.write, base)
+            pages.append((self._lapic.address, self._lapic))
+        self._addresses.remap(self.pci.functions.values(), pages)
 
     # ---- wires ----
 
@@ -473,45 +448,6 @@ class Board:
         return not self._slave.is_masked(irq & 7) and not self._master.is_masked(_CASCADE)
 
     # ---- what the CPU calls ----
-
-    def port_read(self, port: int, size: int) -> int:
-        """Ports that nobody claims read as ones."""
-        place = (self._byte_ports if size == 1 else self._wide_ports).get(port)
-        if place is not None:
-            return place[0](place[2], size)
-        if size == 1:
-            return 0xFF
-        value = 0
-        for index in range(size):
-            value |= self.port_read(port + index & 0xFFFF, 1) << 8 * index
-        return value
-
-    def port_write(self, port: int, size: int, value: int) -> None:
-        place = (self._byte_ports if size == 1 else self._wide_ports).get(port)
-        if place is not None:
-            place[1](place[2], size, value)
-        elif size > 1:
-            for index in range(size):
-                self.port_write(port + index & 0xFFFF, 1, value >> 8 * index & 0xFF)
-
-    def mmio_read(self, gpa: int, size: int) -> int:
-        """Memory that is not there reads as ones."""
-        place = self._pages.get(gpa >> _PAGE_SHIFT)
-        if place is None:
-            return (1 << 8 * size) - 1
-        if size == 8:
-            return self.mmio_read(gpa, 4) | self.mmio_read(gpa + 4, 4) << 32
-        return place[0](gpa - place[2], size)
-
-    def mmio_write(self, gpa: int, size: int, value: int) -> None:
-        place = self._pages.get(gpa >> _PAGE_SHIFT)
-        if place is None:
-            return
-        if size == 8:
-            self.mmio_write(gpa, 4, value & 0xFFFF_FFFF)
-            self.mmio_write(gpa + 4, 4, value >> 32)
-        else:
-            place[1](gpa - place[2], size, value)
 
     def msr_read(self, index: int) -> int | None:
         """IA32_APIC_BASE and IA32_TSC_DEADLINE; None for others: #GP."""
