@@ -236,3 +236,8 @@ class Fault(msgspec.Struct, frozen=True):
 
     def hurts(self, module: int) -> bool:
         return self.module is None or self.module == module
+
+    @property
+    def in_every_run(self) -> bool:
+        """It is part of the run that all modules agree on, so an epoch that is run again has it again."""
+        return self.module is None and not self.lasting and not isinstance(self.target, Process)

@@ -78,7 +78,8 @@ class Injector:
     def run(self, until: int, again: bool) -> Stop:
         """Run to position ``until``, as Board.run does.
 
-        ``again``: this epoch was run before, so that the faults that are due in it have happened already.
+        ``again``: this epoch was run before, so that the faults of single modules that are due in it have happened
+        already.
         """
         self._tap_devices()
         while True:
@@ -154,7 +155,7 @@ class Injector:
         due = self._board.agenda.take_due(at_entry=not self._cpu.instruction())
         for fault in due:
             self._board.tell(FaultStruck(fault, self._cpu.position()))
-        mine = [fault for fault in due if fault.hurts(self._index) and not again]
+        mine = [fault for fault in due if fault.hurts(self._index) and (fault.in_every_run or not again)]
         for fault in mine:
             self._strike(fault)
         stop = self._execute([fault for fault in mine if isinstance(fault.target, OfInstruction)])

@@ -92,6 +92,22 @@ def test_a_burst_goes_over_the_borders_of_bytes() -> None:
     assert "module 0: c0 03" in (disturbed.machine.divergence_text or "")
 
 
+def test_a_common_fault_outlives_the_rollback_of_another_one() -> None:
+    """Else what the guest has been through would depend on where epochs end."""
+    common = Fault(None, AtPosition(3 * EPOCH + 100), RegisterBit("dr1", 3))
+    single = Fault(1, AtPosition(3 * EPOCH + 200), RegisterBit("dr2", 5))
+    alone = run("workload", lambda machine: machine.inject(common), epoch_blocks=EPOCH)
+
+    def prepare(machine: Machine) -> None:
+        machine.inject(common)
+        machine.inject(single)
+
+    both = run("workload", prepare, epoch_blocks=EPOCH)
+    assert found(both) == [(1, "dr2", "transient")]
+    assert both.outside == alone.outside
+    assert alone.result.state_digest != golden("workload").result.state_digest
+
+
 # ---- for how long ----
 
 
