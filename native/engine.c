@@ -150,6 +150,7 @@ enum {
     OP_ST_I64 = 77,
 
     HF_INHIBIT_IRQ = 1 << 3,
+    HF_OF_EFLAGS = 1 << 8 | 3 << 12 | 1 << 17, /* TF, IOPL, VM */
     HF_CPL = 3,
     HF_LMA = 1 << 14,
     HF_CS64 = 1 << 15,
@@ -1295,6 +1296,16 @@ void __wrap_helper_write_crN_x86_64(void *env, int index, uint64_t value)
     }
 }
 
+/*
+ * Unicorn's own function copies TF, IOPL and VM from the flags. The translator takes them from the flags themselves and
+ * from here, so a copy would outlive them: a single step would go on inside of the handler of its exception.
+ */
+static void update_hflags(void *env)
+{
+    x86_update_hflags_x86_64(env);
+    FIELD(env, ENV_HFLAGS, uint32_t) &= ~(uint32_t)HF_OF_EFLAGS;
+}
+
 /* Descriptor bits of the flat segments that SYSCALL and SYSENTER load (SDM vol. 3, 3.4.5). */
 enum {
     FLAT = 1 << 15 | 1 << 12 | 1 << 23, /* present, not a system segment, limit in pages */
@@ -1309,7 +1320,7 @@ static void enter_kernel(void *env, uint32_t selector, uint32_t code_flags, uint
     *segment(env, ENV_SEGS, 1) = (engine_segment){selector, 0, UINT32_MAX, code_flags};
     *segment(env, ENV_SEGS, 2) = (engine_segment){selector + 8, 0, UINT32_MAX, FLAT_DATA};
     FIELD(env, ENV_EIP, uint64_t) = eip;
-    x86_update_hflags_x86_64(env);
+    update_hflags(env);
 }
 
 /* SDM vol. 2B, SYSCALL. */
@@ -1622,7 +1633,7 @@ static void load_registers(ft_cpu *cpu, const ft_arch *arch)
     FIELD(env, ENV_HFLAGS2, uint32_t) = HF2_GIF | (arch->nmi_blocked ? HF2_NMI_BLOCKED : 0);
     FIELD(env, ENV_HFLAGS, uint32_t) =
         (arch->interrupt_shadow ? HF_INHIBIT_IRQ : 0) | (arch->cr4 & CR4_SMAP ? HF_SMAP : 0);
-    x86_update_hflags_x86_64(env);
+    update_hflags(env);
     FIELD(env, ENV_FPUC, uint16_t) = (uint16_t)arch->fpu_control;
     FIELD(env, ENV_FPUS, uint16_t) = (uint16_t)(arch->fpu_status & ~0x3800u);
     FIELD(env, ENV_FPSTT, uint32_t) = arch->fpu_status >> 11 & 7;

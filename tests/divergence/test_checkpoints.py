@@ -153,3 +153,25 @@ def test_more_pages_than_one_command_can_name_may_change(monkeypatch: pytest.Mon
         machine.run_until(position=3_000_000)
         machine.restore(there)
         assert machine.run().state_digest == golden("workload").result.state_digest
+
+
+def test_a_guest_that_single_steps_goes_on_from_a_checkpoint_as_if_nothing_had_been() -> None:
+    """The trap flag is the flags' own: a copy of it that outlived them let a handler be stepped through, too."""
+    with build("exceptions") as machine:
+        start = machine.checkpoint()
+        machine.run_until()
+        console, digest = machine.console, machine.digest
+        machine.restore(start)
+        stepping = []
+        for position in range(12_100, 12_400):
+            machine.run_until(position=position)
+            if machine.modules[0].registers["tf"]:
+                stepping.append(position)
+        assert stepping
+        for position in stepping:
+            machine.restore(start)
+            machine.run_until(position=position)
+            machine.restore(machine.checkpoint())
+            ending = machine.run_until()
+            assert ending is not None and (ending.outcome, ending.exit_code) == ("exit", 0)
+            assert (machine.console, machine.digest) == (console, digest)
