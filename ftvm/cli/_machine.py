@@ -234,9 +234,9 @@ def machine_options(command: Callable[..., int]) -> Callable[..., int]:
 
 def run_machine(config: MachineConfig, settings: Settings) -> int:
     """Run a machine with its console here, and report; the exit code."""
-    files = [] if settings.console_file is None else [settings.console_file]
-    if not settings.display:
-        files.append(live_output(settings.json_file))
+    files = [] if settings.display else [live_output(settings.json_file)]
+    if settings.console_file is not None:
+        files.append(settings.console_file)
     console = ConsoleOutput(files)
     display = LiveDisplay(sys.stdout.buffer, KEYBOARD if config.interactive else None) if settings.display else None
     machine = Machine(config, on_console=console.show, on_event=console.tell if display is None else display.tell)

@@ -22,8 +22,7 @@ def command(file: Path, html_file: BinaryIO | None, json_file: BinaryIO | None) 
 
     \b
     Example:
-      ftvm run workload --fault module=1,target=rbx:5,at=2000000 --divergence-report div.json
-      ftvm explain div.json
+      ftvm explain div.json                     after: ftvm run workload --divergence-report div.json
       ftvm explain div.json --html div.html
     """
     reports = report.load(file)

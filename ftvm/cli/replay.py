@@ -42,8 +42,7 @@ def command(
 
     \b
     Example:
-      ftvm run debian-cloud --record shell.rec
-      ftvm replay shell.rec
+      ftvm replay shell.rec                     after: ftvm run debian-cloud --record shell.rec
       ftvm replay shell.rec --modules 3 --epoch 50k --json -
     """
     if timeout is not None and not math.isfinite(timeout):

@@ -92,11 +92,12 @@ class Service:
             self._seat(slot, self._start_module(slot.index))
 
     def fill(self) -> None:
-        """Put the start image into all modules, and wait until they take commands."""
-        for module in self.in_service:
-            module.fill(self._image)
+        """Wait until all modules take commands, and put the start image into them: not before, since an engine that
+        comes up tries itself out at the bottom of its RAM."""
         for module in self.in_service:
             module.await_ready()
+        for module in self.in_service:
+            module.fill(self._image)
 
     def fresh(self) -> ModuleHandle:
         """A module that is ready for commands; one that was on its way back is taken first."""

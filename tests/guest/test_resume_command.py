@@ -42,12 +42,12 @@ def report(file: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def started(*arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """A machine that runs, up to the first line of its console."""
+    """A machine that runs, up to the first of its console: a line may come in pieces."""
     pipe = subprocess.PIPE
     with subprocess.Popen([*FTVM, *arguments], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline()
+            assert process.stdout.peek(1)  # type: ignore[attr-defined]  # it is buffered
             yield process
         finally:
             process.kill()

@@ -227,5 +227,5 @@ def test_json_of_a_run_has_the_documented_keys() -> None:
     finished = subprocess.run([*COMMAND, "hello", "--json", "-"], capture_output=True, check=True, timeout=SILENCE_S)
     assert set(json.loads(finished.stdout)) == {
         *("version", "outcome", "exit_code", "modules", "sync_points", "blocks", "instructions", "divergences"),
-        *("wall_s", "virtual_s", "longest_pause_ms", "state_digest"),
+        *("faults", "wall_s", "virtual_s", "longest_pause_ms", "state_digest"),
     }

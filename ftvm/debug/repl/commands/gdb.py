@@ -10,7 +10,9 @@ from ftvm.debug.repl.desk import Desk
 @click.argument("address", default=":1234")
 @click.pass_obj
 def command(desk: Desk, address: str) -> None:
-    """Wait for gdb at ADDRESS, [HOST]:PORT, on this host only unless HOST is given; back here when it detaches.
+    """Wait for gdb at ADDRESS; back here when it detaches.
+
+    ADDRESS is [HOST]:PORT, on this host only unless HOST is given.
 
     'target remote :1234' lets gdb attach; 'monitor COMMAND' there is a command of this prompt.
 
