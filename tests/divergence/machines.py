@@ -12,6 +12,7 @@ import ftvm
 from ftvm.machine import Machine, MachineConfig, RunResult
 from ftvm.monitor.eventlog import FAULT_INJECTED, MODULE_FILLING, Event
 from ftvm.units import MIB
+from tests.divergence.processes import children, ended
 
 KERNELS = Path(ftvm.__file__).parent / "firmware" / "kernels"
 
@@ -30,6 +31,8 @@ class Run:
     machine: Machine
     shown: bytearray = field(default_factory=bytearray)
     events: list[tuple[str, int]] = field(default_factory=list)
+    strangers: list[int] = field(default_factory=lambda: children(os.getpid()))
+    """Children that this process had before: helpers of what earlier tests imported."""
     ended: RunResult | None = None
 
     @property
@@ -45,6 +48,13 @@ class Run:
     def outside(self) -> tuple[str, int | None, bytes, str]:
         """What the outside can know of this run: equal for equal guests, whatever befell the modules."""
         return self.result.outcome, self.result.exit_code, self.console, self.result.state_digest
+
+    @property
+    def returning(self) -> int:
+        """The process of the module on its way back, which has no place among the modules in service yet."""
+        known = {*self.strangers, *(report.pid for report in self.machine.modules)}
+        (pid,) = {pid for pid in children(os.getpid()) if not ended(pid)} - known
+        return pid
 
     def kill(self, *modules: int, number: int = signal.SIGKILL) -> None:
         for module in modules:

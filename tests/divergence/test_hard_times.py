@@ -32,11 +32,6 @@ def break_module_1(machine: Machine) -> None:
     machine.inject(1, 1_000_000, RegisterBit("rbx", 9), 1)
 
 
-def returning(this: Run) -> int:
-    (pid,) = {pid for pid in children(os.getpid()) if not ended(pid)} - {m.pid for m in this.machine.modules}
-    return pid
-
-
 @pytest.mark.parametrize("victims", [[1], [0, 1]])
 def test_modules_that_die_before_their_first_epoch_are_replaced(
     victims: list[int], monkeypatch: pytest.MonkeyPatch
@@ -92,7 +87,7 @@ def test_a_module_that_hangs_on_its_way_back_is_given_up(monkeypatch: pytest.Mon
 
     def stop_once(this: Run) -> None:
         if not stopped:
-            stopped.append(returning(this))
+            stopped.append(this.returning)
             os.kill(stopped[0], signal.SIGSTOP)
 
     whole = run_until_whole(module_filling=stop_once)

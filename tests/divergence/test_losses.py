@@ -15,7 +15,7 @@ from ftvm.monitor.epoch import Attempt, Epoch, EpochRunner
 from ftvm.monitor.eventlog import MODULE_FAILED, MODULE_FILLING, MODULE_JOINED
 from ftvm.monitor.module_handle import ModuleHandle
 from tests.divergence.machines import Run, golden, run
-from tests.divergence.processes import children, ended
+from tests.divergence.processes import ended
 
 LONG = "rounds=16"
 """Of the workload: a busy guest for several times as long as a module needs to come back."""
@@ -136,12 +136,6 @@ def test_a_module_that_was_replaced_leaves_nothing_behind() -> None:
 # ---- A second fault while the machine recovers from the first ----
 
 
-def returning_process(this: Run) -> int:
-    """The module on its way back has no place among the modules in service yet."""
-    (pid,) = set(children(os.getpid())) - {report.pid for report in this.machine.modules}
-    return pid
-
-
 def once(action: Callable[[Run], object], kind: str) -> Callable[[Run, str, int], None]:
     """An ``on_change`` that acts on the first event of a kind."""
 
@@ -155,7 +149,7 @@ def once(action: Callable[[Run], object], kind: str) -> Callable[[Run, str, int]
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_module_that_dies_on_its_way_back_is_sent_for_again(number: int) -> None:
     disturbed = workload(
-        lambda this: this.kill(1), on_change=once(lambda this: os.kill(returning_process(this), number), MODULE_FILLING)
+        lambda this: this.kill(1), on_change=once(lambda this: os.kill(this.returning, number), MODULE_FILLING)
     )
     assert disturbed.outside == golden("workload", LONG).outside
     assert states(disturbed) == ["duplexed", "duplexed"]
@@ -177,7 +171,7 @@ def test_the_survivor_may_die_while_the_other_module_comes_back() -> None:
 
 def test_everybody_may_die_while_a_module_comes_back() -> None:
     def kill_all(this: Run) -> None:
-        os.kill(returning_process(this), signal.SIGKILL)
+        os.kill(this.returning, signal.SIGKILL)
         this.kill(0)
 
     disturbed = workload(lambda this: this.kill(1), on_change=once(kill_all, MODULE_FILLING))
