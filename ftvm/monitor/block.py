@@ -16,6 +16,7 @@ from functools import partial
 
 from ftvm.module.board import DiskConfig
 from ftvm.module.chips.virtio_blk import (
+    FLUSH,
     MAX_CLEAR_SECTORS,
     MAX_CLEAR_SEGMENTS,
     MAX_REQUEST_BYTES,
@@ -113,6 +114,8 @@ class Block(VirtioHalf):
         self._config = config
         self._real_time = real_time
         self._queue: Virtqueue | None = None
+        self._write_through = False
+        """The driver will never ask for a flush, so what is written must be stable when it is done (5.2.6.2)."""
         self._resets = 0
         self._seen_at = -1  # the position at which the queue was known to be in use
         self._serving = False  # there may be more in the queue
@@ -250,6 +253,7 @@ class Block(VirtioHalf):
         if not self._jobs:
             usable = chip.live and chip.queues[0].enabled
             self._queue = Virtqueue(self._image.ram, 0, chip.queues[0], chip.driver_features) if usable else None
+            self._write_through = not chip.driver_features & FLUSH
 
     def _drop(self) -> None:
         """Whatever is on its way is of no interest to the driver any more."""
@@ -307,7 +311,8 @@ class Block(VirtioHalf):
             return
         ram = memoryview(self._image.ram)
         buffers = [ram[at : at + length] for at, length in source]
-        self._ask(job, Request(operation, partial(self._part_done, job), offset, size, buffers))
+        done = partial(self._part_done, job)
+        self._ask(job, Request(operation, done, offset, size, buffers, self._write_through and bool(source)))
 
     def _clear(self, job: _Job, kind: int, source: list[Segment]) -> None:
         """Discard and write-zeroes: ranges to be zero. All of them, or none."""
@@ -328,7 +333,8 @@ class Block(VirtioHalf):
             freeing = kind == RequestType.DISCARD or flags & UNMAP
             operation = Operation.DISCARD if freeing else Operation.WRITE_ZEROES
             done = partial(self._part_done, job)
-            self._ask(job, Request(operation, done, sector * SECTOR_BYTES, count * SECTOR_BYTES))
+            offset, size = sector * SECTOR_BYTES, count * SECTOR_BYTES
+            self._ask(job, Request(operation, done, offset, size, stable=self._write_through))
 
     def _ask(self, job: _Job, request: Request) -> None:
         job.parts += 1

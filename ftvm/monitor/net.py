@@ -12,12 +12,14 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
+from ftvm.module.board import NicConfig
 from ftvm.module.chips.virtio_net import (
     GUEST_CSUM,
     GUEST_ECN,
     GUEST_TSO4,
     GUEST_TSO6,
     MERGEABLE_BUFFERS,
+    MTU,
     RECEIVE,
     TRANSMIT,
     VirtioNetState,
@@ -41,7 +43,7 @@ from ftvm.network.frame import (
     Frame,
     Offload,
 )
-from ftvm.network.offload import finish
+from ftvm.network.offload import finish, header_bytes
 from ftvm.network.pcap import PcapFile
 from ftvm.network.team import Team
 
@@ -63,6 +65,7 @@ class Net(VirtioHalf):
     def __init__(
         self,
         name: str,
+        config: NicConfig,
         team: Team,
         legs: NicLegs,
         image: VerifiedImage,
@@ -75,6 +78,7 @@ class Net(VirtioHalf):
         super().__init__(name, image, log)
         self.team = team
         self.legs = legs
+        self._mtu = config.mtu
         self._poller = poller
         self._repeatable = repeatable
         self._capture = capture
@@ -328,6 +332,9 @@ class Net(VirtioHalf):
             if frame.offload is not None and not _understood(frame.offload, features):
                 backlog.extendleft(Frame(data) for data in reversed(finish(frame)))
                 continue
+            if features & MTU and self._too_long(frame):
+                self.dropped += 1
+                continue
             size = NET_HEADER_BYTES + len(frame.data)
             buffers = _buffers(queue, size, bool(features & MERGEABLE_BUFFERS))
             if buffers is None:
@@ -347,6 +354,11 @@ class Net(VirtioHalf):
             room_bytes -= size
             self._capture_all((frame,))
         return used
+
+    def _too_long(self, frame: Frame) -> bool:
+        """A packet that the driver, which knows the MTU, is not to get (5.1.4.1)."""
+        whole = frame.offload is None or frame.offload.gso & ~GSO_ECN == GSO_NONE
+        return whole and len(frame.data) - header_bytes(frame.data) > self._mtu
 
     def _capture_all(self, frames: Iterable[Frame]) -> None:
         capture = self._capture

@@ -51,8 +51,8 @@ class Nics:
     def plug_in(self, image: VerifiedImage, poller: Poller) -> list[Net]:
         """The I/O halves, one for each NIC."""
         return [
-            Net(name, team, legs, image, poller, self._log, repeatable=spec.repeatable, capture=self._capture)
-            for name, _, spec, team, legs in self._open
+            Net(name, config, team, legs, image, poller, self._log, repeatable=spec.repeatable, capture=self._capture)
+            for name, config, spec, team, legs in self._open
         ]
 
     def close(self) -> None:

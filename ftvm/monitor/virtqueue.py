@@ -118,7 +118,8 @@ class Virtqueue:
             if flags & INDIRECT:
                 if not indirect:
                     raise QueueBroken("an indirect table where there can be none")
-                if flags & (NEXT | WRITE) or length % 16:
+                # Whether the table may be written is to be ignored (2.7.5.3.2).
+                if flags & NEXT or length % 16:
                     raise QueueBroken(f"an indirect table of {length} bytes with flags {flags:#x}")
                 self._follow(chain, self._offset(address, length, "table"), length // 16, 0, False)
                 return

@@ -39,8 +39,12 @@ class Offload(NamedTuple):
 
     @classmethod
     def of(cls, header: bytes) -> "Offload | None":
-        """From its OFFLOAD.size bytes; None when there is nothing to be done."""
-        return None if header == PLAIN_BYTES else cls._make(OFFLOAD.unpack(header))
+        """From its OFFLOAD.size bytes; None when there is nothing to be done. Flags that are not above are ignored, as
+        they are to be (5.1.6.2.2)."""
+        if header == PLAIN_BYTES:
+            return None
+        flags, *rest = OFFLOAD.unpack(header)
+        return cls(flags & (NEEDS_CHECKSUM | CHECKSUM_IS_VALID), *rest)
 
     def to_bytes(self) -> bytes:
         return OFFLOAD.pack(*self)

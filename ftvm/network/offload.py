@@ -43,6 +43,12 @@ def finish(frame: Frame) -> list[bytes]:
     return []
 
 
+def header_bytes(data: bytes) -> int:
+    """Of a frame's Ethernet header, VLAN tag included."""
+    tagged = data[HEADER_BYTES - 2 : HEADER_BYTES] in _VLAN_TYPES
+    return HEADER_BYTES + VLAN_BYTES if tagged else HEADER_BYTES
+
+
 def checksum(data: bytes) -> int:
     """The Internet checksum of ``data``, padded with a zero byte when its length is odd."""
     total = int.from_bytes(data, "big") << (8 * (len(data) & 1))
@@ -61,9 +67,7 @@ def _with_checksum(data: bytes, start: int, offset: int) -> bytes | None:
 
 
 def _segments(data: bytes, kind: int, segment_bytes: int) -> list[bytes]:
-    network = HEADER_BYTES
-    if data[network - 2 : network] in _VLAN_TYPES:
-        network += VLAN_BYTES
+    network = header_bytes(data)
     v4 = kind == GSO_TCPV4
     if data[network - 2 : network] != (_IPV4 if v4 else _IPV6):
         return []

@@ -285,6 +285,8 @@ class Mirror:
                     await self._volume.zero(offset, size, punch=True)
                 case Operation.WRITE_ZEROES:
                     await self._volume.zero(offset, size, punch=False)
+            if request.stable:
+                await self._volume.flush()
         return b""
 
     async def _insert(self, place: Place, on_done: Callable[[FtvmError | None], None]) -> None:

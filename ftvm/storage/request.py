@@ -37,7 +37,8 @@ class Completion:
 @dataclass(frozen=True)
 class Request:
     """``offset`` and ``size`` in bytes, 0 for a flush. ``buffers`` are the data of a write, ``size`` bytes in all;
-    they are copied when the request is submitted. ``on_done`` is called once, from within ``Mirror.poll``.
+    they are copied when the request is submitted. ``on_done`` is called once, from within ``Mirror.poll``. ``stable``:
+    it is done when it would survive a loss of power, as if a flush had followed.
     """
 
     operation: Operation
@@ -45,3 +46,4 @@ class Request:
     offset: int = 0
     size: int = 0
     buffers: Sequence[Buffer] = ()
+    stable: bool = False

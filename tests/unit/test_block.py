@@ -10,7 +10,7 @@ import pytest
 from ftvm.module.board import BoardConfig, DiskConfig, unplugged
 from ftvm.module.chips import virtio_pci as v
 from ftvm.module.chips.pci import COMMAND, COMMAND_BUS_MASTER
-from ftvm.module.chips.virtio_blk import MAX_CLEAR_SECTORS, MAX_REQUEST_BYTES
+from ftvm.module.chips.virtio_blk import FLUSH, MAX_CLEAR_SECTORS, MAX_REQUEST_BYTES
 from ftvm.module.events import DeviceBroken, DeviceIn, Input, encode
 from ftvm.monitor import block
 from ftvm.monitor.bays import Bays, DiskFiles
@@ -20,6 +20,7 @@ from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.poller import Poller
 from ftvm.storage.faulty import Fault, FaultModel, FaultyFile
+from ftvm.storage.host import LocalFile
 from ftvm.units import MIB
 from tests.unit.queues import DRIVER, WRITE, Rings
 
@@ -30,7 +31,9 @@ UNTOUCHED = 0xEE
 
 
 class Bench:
-    """A disk of two legs, and a driver that has negotiated everything."""
+    """A disk of two legs, and a driver that has negotiated ``features``."""
+
+    features = v.EVENT_INDEX | v.INDIRECT_DESCRIPTORS | FLUSH
 
     def __init__(self, folder: Path, *, read_only: bool = False, real_time: bool = False, legs: int = 2) -> None:
         self.files = [folder / "a.img", folder / "b.img"][:legs]
@@ -51,7 +54,7 @@ class Bench:
 
     def start(self) -> None:
         """Both rings empty, and the device at work."""
-        self.rings = Rings(self.image.ram, size=16, features=v.EVENT_INDEX | v.INDIRECT_DESCRIPTORS)
+        self.rings = Rings(self.image.ram, size=16, features=self.features)
         self.image.ram[DRIVER : DRIVER + 4] = bytes(4)
         state = self.chip.state
         state.driver_features = self.rings.features | v.VERSION_1
@@ -296,6 +299,21 @@ def test_a_disk_that_is_read_only_stays_as_it_is(tmp_path: Path) -> None:
     assert bench.do(RequestType.IN, 0, (DATA, 512, WRITE)) == S_OK
     bench.close()
     assert bench.files[0].read_bytes() == bytes(DISK_BYTES)
+
+
+@pytest.mark.parametrize("kind", [RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES])
+@pytest.mark.parametrize("flushes", [True, False])
+def test_a_driver_that_cannot_flush_has_what_it_wrote_on_the_medium(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: RequestType, flushes: bool
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(LocalFile, "sync", lambda file: synced.append(file.path))
+    bench.features = v.EVENT_INDEX | v.INDIRECT_DESCRIPTORS | (FLUSH if flushes else 0)
+    bench.start()
+    bench.commit(position=1)
+    bench.image.ram[DATA : DATA + 512] = struct.pack("<QII", 0, 8, 0).ljust(512, b"\0")
+    assert bench.do(kind, 0, (DATA, 512 if kind is RequestType.OUT else 16, 0)) == S_OK
+    assert sorted(path for path in synced if path in bench.files) == ([] if flushes else bench.files)
 
 
 def test_more_at_once_than_a_driver_may_ask_for(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from ftvm.module.chips.virtio_net import (
     GUEST_TSO4,
     HOST_TSO4,
     MERGEABLE_BUFFERS,
+    MTU,
     RECEIVE,
     TRANSMIT,
     VirtioNet,
@@ -31,7 +32,7 @@ from ftvm.network.frame import Frame, Offload
 from ftvm.network.loopback import Loopback
 from ftvm.network.team import Team, TeamMode
 from ftvm.units import MIB
-from tests.network.legs import NIC, TestLeg, frame
+from tests.network.legs import HOST, NIC, TestLeg, frame
 from tests.unit.queues import DEVICE, DRIVER, WRITE, Rings
 
 RAM_BYTES = 4 * MIB
@@ -56,11 +57,14 @@ class Bench:
         )
         self.image = VerifiedImage(RAM_BYTES, threads=1)
         self.poller = Poller()
-        self.board = unplugged(BoardConfig(ram_bytes=RAM_BYTES, nics=(NicConfig(NIC),)))
+        config = NicConfig(NIC)
+        self.board = unplugged(BoardConfig(ram_bytes=RAM_BYTES, nics=(config,)))
         chip = self.board.devices["nic0"]
         assert isinstance(chip, VirtioNet)
         self.chip = chip
-        self.half = Net("nic0", self.team, legs, self.image, self.poller, log, repeatable=repeatable, capture=None)
+        self.half = Net(
+            "nic0", config, self.team, legs, self.image, self.poller, log, repeatable=repeatable, capture=None
+        )
         chip.write(COMMAND, 2, COMMAND_BUS_MASTER)
         self.features = features | v.INDIRECT_DESCRIPTORS
         self.start()
@@ -262,6 +266,30 @@ def test_a_frame_that_no_buffers_of_the_driver_can_hold_is_lost(bench: Bench) ->
     bench.sync()
     assert bench.half.dropped == 1
     assert [each[-5:] for each in bench.got()] == [b"short"]
+
+
+@pytest.mark.parametrize(
+    ("ethertype", "extra", "arrives"),
+    [(b"\x08\x00", 0, True), (b"\x08\x00", 1, False), (b"\x81\x00", 4, True), (b"\x81\x00", 5, False)],
+)
+def test_a_driver_that_knows_the_mtu_gets_no_longer_packets(ethertype: bytes, extra: int, arrives: bool) -> None:
+    bench = Bench(MTU)
+    bench.offer(2)
+    addresses = NIC + HOST
+    bench.leg.arrive(Frame(addresses + ethertype + bytes(1500 + extra)), frame(b"next"))
+    bench.sync()
+    assert [len(each) - NET_HEADER_BYTES for each in bench.got()] == [1514 + extra, 18][not arrives :]
+    assert bench.half.dropped == (not arrives)
+    bench.close()
+
+
+def test_segments_still_to_be_cut_may_be_longer_than_the_mtu() -> None:
+    bench = Bench(MTU | MERGEABLE_BUFFERS | GUEST_CSUM | GUEST_TSO4)
+    bench.offer(4)
+    bench.leg.arrive(Frame(frame(bytes(5000)).data, Offload(1, 1, 54, 1448, 34, 16)))
+    bench.sync()
+    assert sum(map(len, bench.got())) == NET_HEADER_BYTES + 14 + 5000
+    bench.close()
 
 
 def test_work_that_the_driver_did_not_take_over_is_done_here(bench: Bench) -> None:

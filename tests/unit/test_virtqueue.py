@@ -182,9 +182,16 @@ def test_indirect_within_indirect(rings: Rings) -> None:
     assert "where there can be none" in refusal(rings)
 
 
-@pytest.mark.parametrize(
-    ("length", "flags"), [(15, INDIRECT), (17, INDIRECT), (32, INDIRECT | NEXT), (32, INDIRECT | WRITE)]
-)
+def test_whether_an_indirect_table_may_be_written_means_nothing(rings: Rings) -> None:
+    rings.features = INDIRECT_DESCRIPTORS
+    rings.table(0x10000, (0x20000, 16, 0), (0x21000, 1, WRITE))
+    rings.descriptor(0, 0x10000, 32, INDIRECT | WRITE)
+    rings.offer(0)
+    chain = queue(rings).take()
+    assert (chain.readable, chain.writable) == ([(0x20000, 16)], [(0x21000, 1)])
+
+
+@pytest.mark.parametrize(("length", "flags"), [(15, INDIRECT), (17, INDIRECT), (32, INDIRECT | NEXT)])
 def test_a_table_that_is_none(rings: Rings, length: int, flags: int) -> None:
     rings.features = INDIRECT_DESCRIPTORS
     rings.descriptor(0, 0x10000, length, flags, 1)

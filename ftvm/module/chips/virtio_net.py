@@ -43,6 +43,14 @@ _FEATURES = (
     | STATUS
 )
 
+_NEEDS = (
+    (GUEST_TSO4 | GUEST_TSO6, GUEST_CSUM),
+    (GUEST_ECN, GUEST_TSO4 | GUEST_TSO6),
+    (HOST_TSO4 | HOST_TSO6, CSUM),
+    (HOST_ECN, HOST_TSO4 | HOST_TSO6),
+)
+"""Who accepts one of the first must accept one of the second (5.1.3.1)."""
+
 LINK_UP = 1
 _CONFIG = struct.Struct("<6sHHH")  # MAC, status, pairs of queues (no MQ), MTU
 
@@ -68,6 +76,9 @@ class VirtioNet(VirtioPci):
         if up != self.state.link_up:
             self.state.link_up = up
             self.config_changed()
+
+    def goes_together(self, features: int) -> bool:
+        return all(features & needed or not features & some for some, needed in _NEEDS)
 
     def read_config(self, offset: int, size: int) -> int:
         config = _CONFIG.pack(self._mac, LINK_UP if self.state.link_up else 0, 1, self._mtu)

@@ -242,6 +242,10 @@ class VirtioPci(PciFunction):
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Nothing in it can be written, unless the device says so."""
 
+    def goes_together(self, features: int) -> bool:
+        """Whether a driver may accept just these of the features offered: some need others (2.2)."""
+        return True
+
     def was_reset(self) -> None:
         """The driver reset the device: forget what it negotiated."""
 
@@ -370,8 +374,8 @@ class VirtioPci(PciFunction):
             self._reset()
             return
         new = value & _DRIVER_SETS
-        accepted = not state.driver_features & ~self.features and state.driver_features & VERSION_1
-        if not accepted:
+        features = state.driver_features
+        if features & ~self.features or not features & VERSION_1 or not self.goes_together(features):
             new &= ~FEATURES_OK
         if not (state.status | new) & FEATURES_OK:
             new &= ~DRIVER_OK
