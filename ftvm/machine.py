@@ -40,9 +40,10 @@ from ftvm.module.link import Snapshot
 from ftvm.monitor import nursery, savefile
 from ftvm.monitor.bays import Bays
 from ftvm.monitor.block import Block
-from ftvm.monitor.checkpoint import Checkpoint, Ending
+from ftvm.monitor.checkpoint import Checkpoint
 from ftvm.monitor.console import Console
 from ftvm.monitor.devices import Devices
+from ftvm.monitor.ending import Ending
 from ftvm.monitor.eventlog import FAULT_INJECTED, SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
 from ftvm.monitor.goal import Goal
 from ftvm.monitor.image import VerifiedImage

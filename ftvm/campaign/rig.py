@@ -27,7 +27,8 @@ from ftvm.faults.outcome import Outcome, classify, classify_alone
 from ftvm.machine import Machine
 from ftvm.module.fault import AtPosition, Fault, Leg, RamBit
 from ftvm.module.link import Snapshot
-from ftvm.monitor.checkpoint import Checkpoint, Ending
+from ftvm.monitor.checkpoint import Checkpoint
+from ftvm.monitor.ending import Ending
 from ftvm.monitor.eventlog import LEG_FAILED, LEG_FAULT, MODULE_FAILED, MODULE_FAULT, Event
 from ftvm.monitor.recovery import Incident
 

@@ -28,8 +28,9 @@ from ftvm.errors import UsageError
 from ftvm.machine import Machine
 from ftvm.module import events
 from ftvm.module.events import ColdTlb, DebugHit, DebugWatch, Poke
-from ftvm.monitor.checkpoint import Checkpoint, Ending
+from ftvm.monitor.checkpoint import Checkpoint
 from ftvm.monitor.compare import Difference
+from ftvm.monitor.ending import Ending
 from ftvm.monitor.goal import Goal
 from ftvm.monitor.recording import Recording
 from ftvm.monitor.recovery import Incident

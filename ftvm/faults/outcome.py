@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from ftvm.monitor.checkpoint import Ending
+from ftvm.monitor.ending import Ending
 from ftvm.monitor.eventlog import LEG_FAILED
 from ftvm.monitor.recovery import VERDICT_TRANSIENT, Incident
 

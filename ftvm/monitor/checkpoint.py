@@ -5,18 +5,11 @@ from dataclasses import dataclass, field
 
 from ftvm.module.events import Input
 from ftvm.module.link import Report
+from ftvm.monitor.ending import Ending
 from ftvm.monitor.image import KeptMemory
 from ftvm.monitor.policing import Policing
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.script import Moment
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a stretch ended: ``outcome`` as in RunResult, and what the guest wrote to the debug-exit port, if it did."""
-
-    outcome: str
-    exit_code: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,20 @@
 """The end of a run: what it follows from, and the way out of the loop."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ftvm.module.board import StopKind
 from ftvm.module.events import GuestExit, Output, PowerOff, ResetRequest, StopText
 from ftvm.module.link import Report
-from ftvm.monitor.checkpoint import Ending
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a stretch ended: ``outcome`` as in RunResult, and what the guest wrote to the debug-exit port, if it did."""
+
+    outcome: str
+    exit_code: int | None = None
+
 
 HALTED = Ending("halted")
 STOPPED = Ending("stopped")

@@ -14,11 +14,11 @@ from ftvm.module.board import StopKind
 from ftvm.module.events import ColdTlb, ConsoleOut, DebugHit, FaultStruck, Input
 from ftvm.module.fault import Fault
 from ftvm.module.link import CommandKind, Load, Release, Snapshot
-from ftvm.monitor.checkpoint import Checkpoint, Ending
+from ftvm.monitor.checkpoint import Checkpoint
 from ftvm.monitor.compare import Difference, compare
 from ftvm.monitor.console import Console
 from ftvm.monitor.devices import Devices
-from ftvm.monitor.ending import FAIL_STOPPED, HALTED, RESUMABLE, STOPPED, Ended, ending_of
+from ftvm.monitor.ending import FAIL_STOPPED, HALTED, RESUMABLE, STOPPED, Ended, Ending, ending_of
 from ftvm.monitor.epoch import Epoch, EpochRunner, Result
 from ftvm.monitor.goal import Goal, Stretch
 from ftvm.monitor.idle import Idle

@@ -21,7 +21,7 @@ from ftvm.module.board import BoardConfig, unplugged
 from ftvm.module.events import ExpectFaults
 from ftvm.module.link import Snapshot
 from ftvm.monitor import savefile
-from ftvm.monitor.checkpoint import Ending
+from ftvm.monitor.ending import Ending
 from ftvm.monitor.eventlog import RECORD_FAILED, EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep

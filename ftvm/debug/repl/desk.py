@@ -17,7 +17,7 @@ from ftvm.debug.session import Session
 from ftvm.debug.symbols import Symbols
 from ftvm.errors import FtvmError, UsageError
 from ftvm.machine import Machine
-from ftvm.monitor.checkpoint import Ending
+from ftvm.monitor.ending import Ending
 from ftvm.monitor.eventlog import Event
 from ftvm.monitor.module_view import ModuleView
 from ftvm.terminal import SilentTerminal
