@@ -17,7 +17,9 @@ TEST_PROGRAMS := gcc:build-essential qemu-system-x86_64:qemu-system-x86 cpio:cpi
 .PHONY: build demo test lint format guests campaign clean host-packages
 .DELETE_ON_ERROR:
 
+# Compiled here and now: a start takes half as long then, and where PYTHONDONTWRITEBYTECODE is set Python never would.
 build: $(VENV)/.built
+	@$(BIN)/python -m compileall -q ftvm
 
 demo: build
 	$(BIN)/ftvm demo
