@@ -12,7 +12,7 @@ The BIOS area, all of it reserved in the memory map and backed by RAM:
 
 import struct
 from dataclasses import dataclass, field
-from importlib import resources
+from pathlib import Path
 
 from ftvm.boot import acpi, mptable
 from ftvm.boot.layout import EBDA_BYTES, MemoryRange, low_ram_end, lower_kib, memory_map, upper_kib
@@ -21,6 +21,8 @@ from ftvm.errors import HostError
 from ftvm.memory_map import EBDA
 from ftvm.platform_ports import COM1
 from ftvm.units import KIB, PAGE_BYTES, Gpa
+
+STUBS = Path(__file__).parents[1] / "firmware" / "stubs"
 
 PAGE_TABLES = Gpa(0xE8000)
 ENTRY_STUB = Gpa(0xEF000)  # as linked: firmware/stubs/addresses.mk
@@ -193,7 +195,7 @@ def _bios_data_area(disk: Disk | None) -> bytes:
 def _stub(name: str, parameters: bytes) -> bytes:
     """Guest code that the build made of firmware/stubs/NAME.S, with its parameters filled in."""
     try:
-        code = resources.files("ftvm").joinpath("firmware", "stubs", f"{name}.bin").read_bytes()
+        code = (STUBS / f"{name}.bin").read_bytes()
     except OSError:
         raise HostError(f"the boot stub {name} is missing from this installation", "build ftvm again") from None
     return parameters + code[len(parameters) :]

@@ -100,7 +100,7 @@ class Layout:
         start, stop = self._free[index]
         self._free[index : index + 1] = [part for part in ((start, gpa), (end, stop)) if part[0] < part[1]]
         if data:
-            self._segments.append(Segment(Gpa(gpa), bytes(data)))
+            self._segments.append(Segment(Gpa(gpa), data))
 
     def find(
         self, size_bytes: int, *, align: int = 16, lowest: int = 0, highest: int = HIGH_RAM, from_top: bool = False

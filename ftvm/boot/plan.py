@@ -14,7 +14,7 @@ class Segment:
     """``data`` goes to guest physical address ``gpa``. Segments never overlap and lie inside RAM."""
 
     gpa: Gpa
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""What ``ftvm run`` and ``ftvm resume`` share: how a machine is run, watched and ended, whatever it began with."""
+"""What ``ftvm run`` and ``ftvm resume`` share: how a machine is run, watched and ended, whatever it began with.
+
+What few runs need, and takes long to load, is imported where it is needed.
+"""
 
 import contextlib
 import functools
@@ -19,15 +22,8 @@ from ftvm import terminal
 from ftvm.cli._display import SHOWN, LiveDisplay
 from ftvm.cli._output import json_option, live_output, output_file, write_json
 from ftvm.debug import symbols
-from ftvm.debug.divergence import report
-from ftvm.debug.divergence.examine import Examiner
-from ftvm.debug.gdb.server import GdbServer, parse_address
-from ftvm.debug.repl.desk import Desk
-from ftvm.debug.repl.output import Output
 from ftvm.debug.symbols import Symbols
 from ftvm.errors import HostError, UsageError
-from ftvm.faults.notation import Guest, format_fault, parse_fault
-from ftvm.faults.plan import load_plan
 from ftvm.machine import MAX_MODULES, Machine, MachineConfig, RunResult
 from ftvm.monitor import savefile
 from ftvm.monitor.bays import DiskFiles
@@ -42,6 +38,13 @@ def _save_target(path: str) -> Path:
     """The ``type=`` of an option that names a file to save to; trouble shows before anything starts."""
     savefile.check_target(Path(path))
     return Path(path)
+
+
+def _gdb_address(text: str) -> tuple[str, int]:
+    """The ``type=`` of --gdb."""
+    from ftvm.debug.gdb.server import parse_address
+
+    return parse_address(text)
 
 
 _OPTIONS = (
@@ -116,7 +119,7 @@ _OPTIONS = (
         "--gdb",
         "gdb",
         metavar="[HOST]:PORT",
-        type=parse_address,
+        type=_gdb_address,
         help="Wait for gdb before the guest runs ('target remote :PORT' there); for this host only without HOST.",
     ),
     click.option(
@@ -210,6 +213,9 @@ class Settings:
         """Those of --fault and --plan. Raises UsageError, UnusableFile."""
         if not self.fault_texts and not self.plan_files:
             return
+        from ftvm.faults.notation import Guest, format_fault, parse_fault
+        from ftvm.faults.plan import load_plan
+
         guest = Guest(config.memory_bytes, self.symbols(config.image).address)
         planned = [fault for file in self.plan_files for fault in load_plan(file, guest)]
         for fault in [parse_fault(text, guest) for text in self.fault_texts] + planned:
@@ -243,6 +249,9 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
     settings.inject_faults(machine, config)
     examiner = None
     if settings.divergence_report is not None:
+        from ftvm.debug.divergence import report
+        from ftvm.debug.divergence.examine import Examiner
+
         examiner = Examiner(machine, str(config.image), settings.symbols(config.image))
     try:
         with _ending_by_signal(machine, config.save_on_exit is not None) as signals:
@@ -300,6 +309,10 @@ class ConsoleOutput:
 
 def _run_with_gdb(machine: Machine, address: tuple[str, int], known: Symbols) -> RunResult:
     """Run as gdb says; when it detaches, on to the guest's end."""
+    from ftvm.debug.gdb.server import GdbServer
+    from ftvm.debug.repl.desk import Desk
+    from ftvm.debug.repl.output import Output
+
     desk = Desk(known, Output(sys.stderr))
     with GdbServer(address) as server, machine:
         desk.attach(machine)

@@ -149,10 +149,10 @@ class VerifiedImage:
         self._runs = ffi.new("ft_difference[]", MAX_RUNS)
         self._run_count = ffi.new("uint32_t *")
 
-    def write(self, gpa: int, data: bytes) -> None:
+    def write(self, gpa: int, data: bytes | memoryview) -> None:
         """Put part of the start image where it belongs. Raises ValueError outside RAM."""
         offset = ram_offset(gpa, self.ram_bytes)
-        if offset is None or lib.ft_voter_write(self._voter, offset, data, len(data)) != 0:
+        if offset is None or lib.ft_voter_write(self._voter, offset, ffi.from_buffer(data), len(data)) != 0:
             raise ValueError(f"{len(data)} bytes at {gpa:#x} are not inside RAM")
 
     def put_pages(self, page: int, data: bytes) -> None:

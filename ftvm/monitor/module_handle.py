@@ -78,7 +78,9 @@ class ModuleHandle:
         """The newest one: where it stands, if it stands still."""
         self._ready = False
         self._started_s = time.monotonic()
-        with contextlib.ExitStack() as resources, _refusals_of_the_host():
+        with contextlib.ExitStack() as process, contextlib.ExitStack() as resources, _refusals_of_the_host():
+            newborn = nursery.take()
+            process.callback(newborn.close)
 
             def keep(fd: int) -> int:
                 resources.callback(os.close, fd)
@@ -95,8 +97,6 @@ class ModuleHandle:
             self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell)
 
             self._descriptors = (ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
-            newborn = nursery.take()
-            resources.callback(newborn.close)
             self._process, self._socket, self._last_words = newborn.process, newborn.socket, newborn.last_words
             self._pidfd = keep(os.pidfd_open(self._process.pid))
             poller.watch(self._socket.fileno(), self._answered)  # a monitor whose guest sleeps hears that it is ready
@@ -106,7 +106,7 @@ class ModuleHandle:
             poller.watch(self._report_doorbell, self._rang)
             resources.callback(poller.unwatch, self._report_doorbell)
             self._poller = poller
-            self._resources = resources.pop_all()
+            self._resources, self._process_end = resources.pop_all(), process.pop_all()
 
     @property
     def pid(self) -> int:
@@ -123,11 +123,18 @@ class ModuleHandle:
         self.alive = False
         self._poller.unwatch(self._pidfd)
 
-    def close(self) -> None:
-        """Kill the process if it lives, and give everything back."""
+    def let_go(self) -> None:
+        """Kill the process, and give back all that is ours of what it shares: so its memory is freed in its end, which
+        ``close`` waits for."""
         self.alive = False
         self.closed = True
         self._resources.close()
+        self.kill()
+
+    def close(self) -> None:
+        """Kill the process if it lives, and give everything back."""
+        self.let_go()
+        self._process_end.close()
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None

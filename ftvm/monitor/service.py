@@ -243,11 +243,14 @@ class Service:
         self._abandon_resync()
 
     def close(self) -> None:
-        """End all processes."""
-        for module in [*self.in_service, *self._fresh, *self._retired]:
-            module.close()
+        """End all processes: all at once, since it takes each a while to free its memory."""
+        modules = [*self.in_service, *self._fresh, *self._retired]
         if self.resync is not None:
-            self.resync.module.close()
+            modules.append(self.resync.module)
+        for module in modules:
+            module.let_go()
+        for module in modules:
+            module.close()
 
     def tidy(self) -> bool:
         """Free a little of what modules had that left, in the shadow of an epoch. False: there is nothing to do now."""

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ftvm.campaign.store import Store
-from ftvm.cli import ftvm
+from ftvm.cli._frame import ftvm
 from ftvm.errors import FtvmError, UnusableFile, UsageError
 from tests.campaign.plans import SMALL
 

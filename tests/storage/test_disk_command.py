@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftvm import cli
+from ftvm.cli import _frame as cli
 from ftvm.exitcodes import ExitCode
 from ftvm.storage import admin, metadata
 from tests.storage.disks import SIZE, images_equal, legs_in, make, opened, pattern

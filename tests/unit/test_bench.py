@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from ftvm.bench import page, scripts
 from ftvm.bench.scripts import Benchmark
-from ftvm.cli import ftvm
+from ftvm.cli._frame import ftvm
 from ftvm.errors import HostError, UsageError
 
 REPORT = """

@@ -228,7 +228,7 @@ def test_a_kernel_may_reach_above_4_gib_but_not_start_there(tmp_path: Path) -> N
 
 
 def test_an_installation_without_its_boot_stubs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("ftvm.boot.firmware.STUBS", tmp_path)
     with pytest.raises(HostError, match=r"boot stub .* is missing"):
         boot(tmp_path, boot_sector())
 

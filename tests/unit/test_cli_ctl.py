@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ftvm import cli
+from ftvm.cli import _frame as cli
 from ftvm.control import client as client_module
 from ftvm.control import place
 from ftvm.exitcodes import ExitCode

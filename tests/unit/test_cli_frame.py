@@ -6,7 +6,7 @@ import click
 import pytest
 
 import ftvm
-from ftvm import cli
+from ftvm.cli import _frame as cli
 from ftvm.errors import UnusableFile
 from ftvm.exitcodes import ExitCode
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from ftvm import cli
 from ftvm.cli import _boot, _machine
+from ftvm.cli import _frame as cli
 from ftvm.display.screen import COLUMNS, ROWS, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.exitcodes import ExitCode
