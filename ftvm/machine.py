@@ -29,7 +29,7 @@ from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.faults.legs import check_leg, disk_fault, nic_fault
 from ftvm.faults.notation import format_fault
-from ftvm.management import ManagedDisk, ManagedNic, Management
+from ftvm.management import Management
 from ftvm.memory_map import VGA_TEXT, ram_offset
 from ftvm.module import events
 from ftvm.module.board import BoardConfig, unplugged
@@ -194,8 +194,8 @@ class Machine:
             service,
             lockstep,
             image,
-            [ManagedDisk(disk) for disk in self.disks],
-            [ManagedNic(nic) for nic in self.nics],
+            [disk.legs for disk in self.disks],
+            [nic.legs for nic in self.nics],
         )
         if config.name is not None:
             server = ControlServer(Claim(config.name), requests)
@@ -378,11 +378,11 @@ class Machine:
             raise UsageError("nothing to save: the guest ended by itself")
         snapshot = lockstep.resumable()
         start = self._start
-        inputs, kicked = lockstep.unseen()
-        if keys := self._console.keys_waiting():
-            inputs = events.encode([*(events.decode_inputs(inputs) if inputs else ()), *keys])
-        state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting(), kicked)
         try:
+            inputs, kicked = lockstep.unseen()
+            if keys := self._console.keys_waiting():
+                inputs = events.encode([*(events.decode_inputs(inputs) if inputs else ()), *keys])
+            state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting(), kicked)
             savefile.save(path, state, image)
         except HostError as error:
             self._log.emit(SUSPEND_FAILED, "machine", reason=error.message)

@@ -10,15 +10,12 @@ from ftvm.control.status import DeviceStatus, LegStatus, ModuleStatus, Status, m
 from ftvm.control.verbs import Target
 from ftvm.display.screen import Screen
 from ftvm.errors import UsageError
-from ftvm.monitor.block import Block
+from ftvm.legs import LegStatus as DeviceLeg
 from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.legs import LegRecord, Legs
 from ftvm.monitor.lockstep import Lockstep
-from ftvm.monitor.net import Net
 from ftvm.monitor.policing import Policing
 from ftvm.monitor.service import Service, Slot
-from ftvm.network import team as network
-from ftvm.storage import mirror as storage
-from ftvm.storage.events import LegState
 
 
 class Owner(Protocol):
@@ -28,85 +25,6 @@ class Owner(Protocol):
     def request_stop(self) -> None: ...
     def screen(self) -> Screen: ...
     def send_keys(self, text: str) -> None: ...
-
-
-class Managed(Protocol):
-    """A device with legs, as an operator sees it."""
-
-    def status(self) -> DeviceStatus: ...
-    def policing(self, leg: int) -> Policing: ...
-    def pull(self, leg: int) -> None: ...
-    def insert(self, leg: int) -> None: ...
-
-
-class ManagedDisk:
-    """The disk behind the I/O half ``block``."""
-
-    def __init__(self, block: Block) -> None:
-        self._block = block
-
-    def status(self) -> DeviceStatus:
-        mirror = self._block.mirror.status()
-        return DeviceStatus(
-            name=self._block.name,
-            state=mirror.state if len(mirror.legs) > 1 else "unmirrored",
-            legs=[self._leg(leg) for leg in mirror.legs],
-        )
-
-    def _leg(self, leg: storage.LegStatus) -> LegStatus:
-        record = self._block.legs.records[leg.index]
-        return LegStatus(
-            index=leg.index,
-            state=leg.state.value,
-            faults=dict(record.policing.counts),
-            mtbf_s=record.policing.mtbf_s,
-            last_fault=record.last_fault,
-            threshold=record.policing.threshold,
-            where=leg.path,
-            progress=leg.progress if leg.state is LegState.DUPLEXING else None,
-        )
-
-    def policing(self, leg: int) -> Policing:
-        return self._block.legs.records[leg].policing
-
-    def pull(self, leg: int) -> None:
-        self._block.legs.pull(self._block.mirror, leg)
-
-    def insert(self, leg: int) -> None:
-        self._block.legs.insert(self._block.mirror, leg)
-
-
-class ManagedNic:
-    """The NIC behind the I/O half ``net``."""
-
-    def __init__(self, net: Net) -> None:
-        self._net = net
-
-    def status(self) -> DeviceStatus:
-        nic = self._net.team.status()
-        return DeviceStatus(name=self._net.name, state=nic.state, legs=[self._leg(leg) for leg in nic.legs])
-
-    def _leg(self, leg: network.LegStatus) -> LegStatus:
-        record = self._net.legs.records[leg.index]
-        return LegStatus(
-            index=leg.index,
-            state=leg.state.value,
-            faults=dict(record.policing.counts),
-            mtbf_s=record.policing.mtbf_s,
-            last_fault=record.last_fault,
-            threshold=record.policing.threshold,
-            where=leg.where,
-            active=leg.active,
-        )
-
-    def policing(self, leg: int) -> Policing:
-        return self._net.legs.records[leg].policing
-
-    def pull(self, leg: int) -> None:
-        self._net.legs.pull(self._net.team, leg)
-
-    def insert(self, leg: int) -> None:
-        self._net.legs.insert(self._net.team, leg)
 
 
 class Management:
@@ -119,8 +37,8 @@ class Management:
         service: Service,
         lockstep: Lockstep,
         image: VerifiedImage,
-        disks: Sequence[Managed] = (),
-        nics: Sequence[Managed] = (),
+        disks: Sequence[Legs] = (),
+        nics: Sequence[Legs] = (),
     ) -> None:
         self._machine = machine
         self._name = name
@@ -143,8 +61,8 @@ class Management:
             virtual_s=self._image.virtual_ns() / 1e9,
             longest_pause_ms=self._lockstep.longest_pause_s * 1e3,
             modules=modules,
-            disks=[disk.status() for disk in self._disks],
-            nics=[nic.status() for nic in self._nics],
+            disks=[device_status(disk) for disk in self._disks],
+            nics=[device_status(nic) for nic in self._nics],
         )
 
     def _module(self, slot: Slot) -> ModuleStatus:
@@ -166,32 +84,34 @@ class Management:
     def policing(self, target: Target) -> Policing:
         if isinstance(target, int):
             return self._service.slot(target).policing
-        device, leg = self._leg(target)
-        return device.policing(leg)
+        legs, leg = self._leg(target)
+        return legs.records[leg].policing
 
     def pull(self, target: Target) -> None:
         if isinstance(target, int):
             self._service.pull(target)
         else:
-            device, leg = self._leg(target)
-            device.pull(leg)
+            legs, leg = self._leg(target)
+            legs.pull(leg)
 
     def insert(self, target: Target) -> None:
         if isinstance(target, int):
             self._service.insert(target)
         else:
-            device, leg = self._leg(target)
-            device.insert(leg)
+            legs, leg = self._leg(target)
+            legs.insert(leg)
 
-    def _leg(self, target: str) -> tuple[Managed, int]:
+    def _leg(self, target: str) -> tuple[Legs, int]:
         """The device and the index of the leg ``disk0.1``. Raises UsageError for one that is not there."""
-        name, _, index = target.partition(".")
-        devices = {device.status().name: device for device in (*self._disks, *self._nics)}
-        legs = [f"{each}.{leg.index}" for each, device in devices.items() for leg in device.status().legs]
-        if target not in legs:
-            there = f"modules are 0 to {len(self._service.slots) - 1}"
-            raise UsageError(f"there is no {target!r} in this machine", ", ".join([there, *legs]))
-        return devices[name], int(index)
+        there = {
+            f"{legs.name}.{leg}": (legs, leg)
+            for legs in (*self._disks, *self._nics)
+            for leg in range(len(legs.records))
+        }
+        if target not in there:
+            modules = f"modules are 0 to {len(self._service.slots) - 1}"
+            raise UsageError(f"there is no {target!r} in this machine", ", ".join([modules, *there]))
+        return there[target]
 
     def suspend(self, path: str) -> None:
         self._machine.suspend(Path(path))
@@ -204,3 +124,27 @@ class Management:
 
     def send_keys(self, keys: str) -> None:
         self._machine.send_keys(keys)
+
+
+def device_status(legs: Legs) -> DeviceStatus:
+    """A disk or a NIC, as an operator sees it."""
+    now = legs.device.status()
+    return DeviceStatus(
+        name=legs.name,
+        state=now.state,
+        legs=[_leg_status(leg, record) for leg, record in zip(now.legs, legs.records, strict=True)],
+    )
+
+
+def _leg_status(leg: DeviceLeg, record: LegRecord) -> LegStatus:
+    return LegStatus(
+        index=leg.index,
+        state=leg.state.value,
+        faults=dict(record.policing.counts),
+        mtbf_s=record.policing.mtbf_s,
+        last_fault=record.last_fault,
+        threshold=record.policing.threshold,
+        where=leg.where,
+        progress=leg.progress,
+        active=leg.active,
+    )

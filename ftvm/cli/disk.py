@@ -12,9 +12,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ftvm.cli._output import json_option, write_json
 from ftvm.exitcodes import ExitCode
+from ftvm.legs import LegChanged, LegFault
 from ftvm.storage import admin
 from ftvm.storage.blocking import BlockingDisk
-from ftvm.storage.events import Event, LegChanged, LegFault, LegState, Mismatch, Repaired, Unreadable
+from ftvm.storage.events import Event, Mismatch, Repaired, Unreadable
 from ftvm.storage.opening import open_disk
 from ftvm.units import format_size, parse_size
 
@@ -128,9 +129,9 @@ def resync(files: tuple[Path, ...], right: Path | None, integrity: bool) -> Exit
         legs = disk.mirror.status().legs
     finally:
         disk.close()
-    out = [leg for leg in legs if leg.state not in (LegState.DUPLEXED, LegState.ONLINE)]
+    out = [leg for leg in legs if not leg.state.sound]
     for leg in out:
-        click.echo(f"{leg.path} is not in sync: {leg.state}, {leg.reason}", err=True)
+        click.echo(f"{leg.where} is not in sync: {leg.state}, {leg.reason}", err=True)
     return ExitCode.UNUSABLE_FILE if out else ExitCode.OK
 
 

@@ -10,7 +10,7 @@ from ftvm.module.board import DISK_BAYS, DiskConfig
 from ftvm.monitor.block import Block
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.legs import DiskLegs
+from ftvm.monitor.legs import Legs
 from ftvm.monitor.poller import Poller
 from ftvm.storage.mirror import Mirror
 from ftvm.storage.opening import open_disk
@@ -43,12 +43,12 @@ class Bays:
         if len(files) > DISK_BAYS:
             raise UsageError(f"{len(files)} disks", f"there are {DISK_BAYS} bays")
         self._log = log
-        self._open: list[tuple[str, DiskConfig, Mirror, DiskLegs]] = []
+        self._open: list[tuple[str, DiskConfig, Mirror, Legs]] = []
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             for bay, disk in enumerate(files):
                 name = f"disk{bay}"
-                legs = DiskLegs(name, log)
+                legs = Legs(name, log)
                 mirror = open_disk(disk.paths, legs.on_event)
                 self._open.append((name, DiskConfig(mirror.size_bytes, disk.read_only), mirror, legs))
                 legs.begin(mirror)

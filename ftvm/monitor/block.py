@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
+from ftvm.errors import HostError
 from ftvm.module.board import DiskConfig
 from ftvm.module.chips.virtio_blk import (
     FLUSH,
@@ -27,7 +28,7 @@ from ftvm.module.events import DeviceIn, Input
 from ftvm.monitor.devices import FOREVER_S, ROOM_BYTES, VirtioHalf
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.legs import DiskLegs
+from ftvm.monitor.legs import Legs
 from ftvm.monitor.poller import Poller
 from ftvm.monitor.virtqueue import (
     Chain,
@@ -42,7 +43,7 @@ from ftvm.monitor.virtqueue import (
     without_front,
 )
 from ftvm.storage.host import Buffer
-from ftvm.storage.mirror import Mirror
+from ftvm.storage.mirror import STALLED_AFTER_S, Mirror
 from ftvm.storage.request import Completion, Operation, Request
 
 
@@ -101,7 +102,7 @@ class Block(VirtioHalf):
         name: str,
         config: DiskConfig,
         mirror: Mirror,
-        legs: DiskLegs,
+        legs: Legs,
         image: VerifiedImage,
         poller: Poller,
         log: EventLog,
@@ -175,12 +176,15 @@ class Block(VirtioHalf):
         deadline_s = self.mirror.deadline_s()
         if deadline_s is not None and time.monotonic() >= deadline_s:
             self.mirror.poll()
-        self.legs.tend(self.mirror)
+        self.legs.tend()
         if self.mirror.resync_step(RESYNC_BYTES):
-            self.legs.tell_progress(self.mirror)
+            self.legs.tell_progress()
+
+    def finish(self) -> None:
+        if not self.mirror.wait(lambda: self._done == len(self._jobs), STALLED_AFTER_S):
+            raise HostError(f"{self.name} does not answer", "its leg, or the last one that is in sync, hangs")
 
     def settle(self) -> tuple[list[Input], bool]:
-        self._finish()
         try:
             self._see()
         except QueueBroken as broken:
@@ -193,12 +197,8 @@ class Block(VirtioHalf):
         return inputs, self._serving or self._real_time  # with real time, something may have come without a kick
 
     def forget(self) -> None:
-        self._finish()
         self._drop()
         self._broken, self._seen_at = False, -1
-
-    def _finish(self) -> None:
-        self.mirror.wait(lambda: self._done == len(self._jobs))
 
     def _results(self, room_bytes: int) -> tuple[list[Write], list[tuple[int, int]]]:
         """Of what is done, as much as there is room for: what to write, and which chains go back."""

@@ -30,7 +30,7 @@ State = TypeVar("State", bound=VirtioState)
 
 
 class Half(Protocol):
-    """The I/O half of one device. Everything is called on the thread of the loop; nothing but ``settle`` may wait for
+    """The I/O half of one device. Everything is called on the thread of the loop; nothing but ``finish`` may wait for
     the outside."""
 
     name: str
@@ -71,13 +71,17 @@ class Half(Protocol):
         """Whatever is to be done from time to time, beside the guest."""
         ...
 
+    def finish(self) -> None:
+        """Wait until nothing is on its way any more. Raises HostError when the outside does not answer."""
+        ...
+
     def settle(self) -> tuple[list[Input], bool]:
-        """Wait until nothing is on its way any more, and begin nothing new: the inputs that come of it. True: there is
-        more in the queues that would have been served at this position; it needs another kick."""
+        """After ``finish``, and beginning nothing new: the inputs that come of it. True: there is more in the queues
+        that would have been served at this position; it needs another kick."""
         ...
 
     def forget(self) -> None:
-        """The machine goes back to another state: what is on its way is of no interest any more."""
+        """The machine goes back to another state: what was on its way, until ``finish``, is of no interest any more."""
         ...
 
 
@@ -132,7 +136,9 @@ class Devices:
             half.tend()
 
     def settle(self) -> tuple[list[Input], list[str]]:
-        """Bring to an end what is on its way: the inputs that come of it, and which devices need another kick."""
+        """Bring to an end what is on its way: the inputs that come of it, and which devices need another kick. Raises
+        HostError when one does not come to an end; then nothing has changed."""
+        self._finish()
         inputs: list[Input] = []
         unserved: list[str] = []
         for half in self._halves.values():
@@ -149,8 +155,14 @@ class Devices:
             half.committed()
 
     def forget(self) -> None:
+        """Raises HostError, as ``settle``."""
+        self._finish()
         for half in self._halves.values():
             half.forget()
+
+    def _finish(self) -> None:
+        for half in self._halves.values():
+            half.finish()
 
 
 def data_bytes(inputs: Sequence[Input]) -> int:
@@ -176,6 +188,9 @@ class VirtioHalf:
 
     def hurry(self) -> bool:
         return False
+
+    def finish(self) -> None:
+        """Most halves do at once what there is to do."""
 
     def _chip(self, kind: type[State]) -> State:
         """The verified state of the chip. Raises QueueBroken for one that cannot be."""

@@ -28,7 +28,7 @@ from ftvm.module.events import DeviceIn, Input, LinkState
 from ftvm.monitor.devices import ROOM_BYTES, VirtioHalf
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
-from ftvm.monitor.nic_legs import NicLegs
+from ftvm.monitor.legs import Legs
 from ftvm.monitor.poller import Poller
 from ftvm.monitor.virtqueue import QueueBroken, Segment, Virtqueue, Write, gather, scatter, size_of
 from ftvm.network.frame import (
@@ -67,7 +67,7 @@ class Net(VirtioHalf):
         name: str,
         config: NicConfig,
         team: Team,
-        legs: NicLegs,
+        legs: Legs,
         image: VerifiedImage,
         poller: Poller,
         log: EventLog,
@@ -174,10 +174,9 @@ class Net(VirtioHalf):
         deadline_s = self.deadline_s()
         if deadline_s is not None and time.monotonic() >= deadline_s:
             self._read()
-        self.legs.tend(self.team)
+        self.legs.tend()
 
     def settle(self) -> tuple[list[Input], bool]:
-        """Nothing is ever on its way: a frame is here, or it is the network's."""
         inputs: list[Input] = []
         while self.pending():
             inputs += self.take(ROOM_BYTES)

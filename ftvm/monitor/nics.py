@@ -8,8 +8,8 @@ from ftvm.errors import UsageError
 from ftvm.module.board import MAX_NICS, NicConfig
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.legs import Legs
 from ftvm.monitor.net import Net
-from ftvm.monitor.nic_legs import NicLegs
 from ftvm.monitor.poller import Poller
 from ftvm.network.opening import Wires, open_team
 from ftvm.network.pcap import PcapFile
@@ -27,7 +27,7 @@ class Nics:
         if capture is not None and not specs:
             raise UsageError("a capture without a NIC", "give a --nic too")
         self._log = log
-        self._open: list[tuple[str, NicConfig, NicSpec, Team, NicLegs]] = []
+        self._open: list[tuple[str, NicConfig, NicSpec, Team, Legs]] = []
         self._capture: PcapFile | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
@@ -36,7 +36,7 @@ class Nics:
             wires = Wires(specs)
             for slot, spec in enumerate(specs):
                 name, mac = f"nic{slot}", spec.mac or default_mac(slot)
-                legs = NicLegs(name, len(spec.legs), log)
+                legs = Legs(name, log)
                 team = open_team(spec, mac, wires, legs.on_event)
                 self._open.append((name, NicConfig(mac, spec.mtu), spec, team, legs))
             undo.pop_all()

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ftvm.errors import UsageError
+from ftvm import legs
+from ftvm.errors import FtvmError, UsageError
+from ftvm.legs import LegChanged, LegFault, LegState
 from ftvm.network import announcement
 from ftvm.network.duplicates import DuplicateFilter
-from ftvm.network.events import ActiveLeg, Event, LegChanged, LegFault, LegState
+from ftvm.network.events import ActiveLeg, Event
 from ftvm.network.faulty import Fault, FaultyLeg
 from ftvm.network.frame import MAC_BYTES, Frame
 from ftvm.network.leg import Leg, LegFailed, Reason
@@ -34,15 +36,10 @@ class TeamMode(StrEnum):
     BROADCAST = "broadcast"  # each frame takes every leg, and of its copies the first one is kept
 
 
-@dataclass(frozen=True)
-class LegStatus:
-    """One leg, for people and for ``--json``. ``active``: it carries traffic."""
+@dataclass(frozen=True, kw_only=True)
+class LegStatus(legs.LegStatus):
+    """``dropped``: frames that it could not take."""
 
-    index: int
-    where: str
-    state: LegState
-    reason: str
-    active: bool
     faults: dict[str, int]
     dropped: int
 
@@ -83,6 +80,9 @@ class Team:
 
     Raises FtvmError when one cannot be opened; a link that is down is no error.
     """
+
+    may_leave = frozenset({LegState.DUPLEXED, LegState.ONLINE, LegState.FAILED})
+    """One without a link comes back by itself, unless it is pulled."""
 
     def __init__(
         self,
@@ -181,8 +181,9 @@ class Team:
         self._change(place, False, "by the operator", pulled=True)
         self._deliver()
 
-    def insert(self, leg: int) -> None:
-        """Open a leg anew. Raises UsageError for one in service, and what opening it raises; it stays out then."""
+    def insert(self, leg: int, on_done: Callable[[FtvmError | None], None] = lambda error: None) -> None:
+        """Open a leg anew, with a link or without, and tell. Raises UsageError for one in service, and what opening it
+        raises; it stays out then."""
         place = self._place(leg)
         if place.up:
             raise UsageError(f"leg {leg} is in service", "pull it first")
@@ -190,6 +191,7 @@ class Team:
         up = self._open(place).link_up
         self._change(place, up, "" if up else str(Reason.LINK_DOWN), pulled=False)
         self._deliver()
+        on_done(None)
 
     def inject(self, leg: int, fault: Fault) -> None:
         """Let a leg go wrong until it is pulled and inserted anew. Raises UsageError for one that is out of service."""

@@ -17,7 +17,8 @@ from typing import TypeVar
 
 import msgspec
 
-from ftvm.storage.events import Event, LegChanged, LegFault, LegState, Unreadable
+from ftvm.legs import LegChanged, LegFault, LegState
+from ftvm.storage.events import Event, Unreadable
 from ftvm.storage.host import Buffer
 from ftvm.storage.intent import WriteIntents
 from ftvm.storage.leg import Leg, LegFailed, Reason
@@ -106,6 +107,8 @@ class Array:
         self._new_era = new_era
         self._done: deque[LegJob] = deque()
         self._deadlines: dict[LegJob, float] = {}
+        self.jobs_ended = 0
+        """By legs, whatever came of them."""
 
     @property
     def superblock(self) -> Superblock:
@@ -143,6 +146,7 @@ class Array:
         self._job_done(job)
 
     def _settle(self, job: LegJob) -> None:
+        self.jobs_ended += 1
         self._deadlines.pop(job, None)
         job.place.jobs.discard(job)
         if job.place.leaving is job:

@@ -4,6 +4,7 @@ One thread, the monitor's, calls everything here. ``submit`` and the operator's 
 ``fileno()`` can be read, or ``deadline_s()`` has come, call ``poll``: completions and events arrive from within it.
 """
 
+import math
 import select
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftvm import legs
 from ftvm.errors import FtvmError, HostError, UsageError
+from ftvm.legs import LegState
 from ftvm.storage.array import Place
-from ftvm.storage.events import Event, LegState
+from ftvm.storage.events import Event
 from ftvm.storage.faulty import Fault, FaultyFile
 from ftvm.storage.host import Buffer
 from ftvm.storage.leg import Leg, LegFailed, Reason
@@ -23,6 +26,10 @@ from ftvm.storage.request import Completion, DiskError, Operation, Request
 from ftvm.storage.resync import Resync
 from ftvm.storage.scrub import Scrub, ScrubReport
 from ftvm.storage.volume import Volume
+
+STALLED_AFTER_S = 60.0
+"""How long those who must wait for a disk wait for one on which nothing comes to an end; the slowest flush of a host
+with much in its cache is done by then. The guest waits for ever."""
 
 RETIRE_S = 1.0
 """How long closing a disk waits for a leg that left service in the middle of an operation."""
@@ -38,28 +45,26 @@ class Reopened:
     stranger: bool
 
 
+_STALLED = DiskError(f"its last leg does not answer, for {STALLED_AFTER_S:g} s")
+
 Reopen = Callable[[Path, Superblock, bytes], Reopened]
 """Opens and checks the files of a leg; raises FtvmError or OSError. Called on the worker's thread."""
 
 
-@dataclass(frozen=True)
-class LegStatus:
-    """One leg, for people and for ``--json``. ``dirty_bytes`` are still to be copied to it; ``progress`` is 0 to 1.
-    ``busy``: it left service, and has not yet ended what it was doing."""
+@dataclass(frozen=True, kw_only=True)
+class LegStatus(legs.LegStatus):
+    """``dirty_bytes`` are still to be copied to it. ``busy``: it left service, and has not yet ended what it was
+    doing."""
 
-    index: int
-    path: str
-    state: LegState
-    reason: str
     faults: dict[Reason, int]
     dirty_bytes: int
-    progress: float
     busy: bool
 
 
 @dataclass(frozen=True)
 class DiskStatus:
-    """``state`` is simplex (no mirror, or one leg left), duplex, or resync. ``dirty_bytes``: marked on the medium."""
+    """``state`` is unmirrored (there is only one leg), simplex (one is left), duplex, or resync. ``dirty_bytes`` are
+    marked on the medium."""
 
     array: str
     generation: int
@@ -73,6 +78,8 @@ class DiskStatus:
 class Mirror:
     """One disk; ``open_disk`` makes it from paths. Close it: one that was not closed has, for all its next user can
     tell, been through a crash."""
+
+    may_leave = frozenset({LegState.DUPLEXED, LegState.DUPLEXING, LegState.ONLINE})
 
     def __init__(
         self,
@@ -129,14 +136,25 @@ class Mirror:
         self._array.tasks.spawn(self._serve(request, data))
         self._array.tasks.run()
 
-    def wait(self, until: Callable[[], bool]) -> None:
-        """For those without a loop of their own: poll until ``until()``."""
+    def wait(self, until: Callable[[], bool], patience_s: float = math.inf) -> bool:
+        """For those without a loop of their own: poll until ``until()``. False: it did not come to that, and for so
+        long no leg has ended anything."""
+        clock = self._array.clock
         self.poll()
+        ended, since_s = self._array.jobs_ended, clock()
         while not until():
             if not self._array.events and not self._deliveries:
-                deadline = self.deadline_s()
-                self._sleep(None if deadline is None else max(0.0, deadline - self._array.clock()))
+                if self._array.jobs_ended != ended:
+                    ended, since_s = self._array.jobs_ended, clock()
+                left_s = since_s + patience_s - clock()
+                if left_s <= 0:
+                    return False
+                deadline_s = self.deadline_s()
+                if deadline_s is not None:
+                    left_s = min(left_s, max(0.0, deadline_s - clock()))
+                self._sleep(None if left_s == math.inf else left_s)
             self.poll()
+        return True
 
     # ---- the operator ----
 
@@ -203,6 +221,8 @@ class Mirror:
         superblock = self._array.superblock
         if any(not place.in_sync for place in self._array.in_service()):
             state = "resync"
+        elif len(self._array.places) == 1:
+            state = "unmirrored"
         else:
             state = "duplex" if len(self._array.in_sync()) > 1 else "simplex"
         return DiskStatus(
@@ -218,12 +238,12 @@ class Mirror:
     def close(self) -> None:
         """Finish what was submitted, sync, and leave every leg in good order. Blocks.
 
-        Raises HostError when the last leg could not be left so; it is closed all the same.
+        Raises HostError when the last leg could not be left so, or does not answer; it is closed all the same.
         """
         self._closing = True
-        self.wait(lambda: not (self._in_progress or self._resync.busy or self._scrub.busy))
-        error = self._complete(self._volume.finish())
-        self._release()
+        idle = self.wait(lambda: not (self._in_progress or self._resync.busy or self._scrub.busy), STALLED_AFTER_S)
+        error = self._complete(self._volume.finish()) if idle else _STALLED
+        self._release(error)
         if error is not None:
             raise HostError(f"the disk could not be closed in good order: {error}", "look at it: ftvm disk check")
 
@@ -231,7 +251,7 @@ class Mirror:
         """Put on record that the disk is in use, before anything else. Blocks. Raises HostError, and is closed then."""
         error = self._complete(self._volume.begin())
         if error is not None:
-            self._release()
+            self._release(error)
             raise HostError(f"the disk could not be opened: {error}", "look at it: ftvm disk check")
 
     def _complete(self, work: Coroutine[Any, Any, None]) -> DiskError | None:
@@ -247,15 +267,15 @@ class Mirror:
 
         self._array.tasks.spawn(run())
         self._array.tasks.run()
-        self.wait(lambda: bool(ends))
-        return ends[0]
+        return ends[0] if self.wait(lambda: bool(ends), STALLED_AFTER_S) else _STALLED
 
-    def _release(self) -> None:
-        """Close the files of all legs in service; those of legs that left it close when their last operation ends."""
+    def _release(self, error: DiskError | None) -> None:
+        """Close the files of all legs in service; those of legs that left it close when their last operation ends, and
+        so do those of a disk that does not answer."""
         for place in self._array.places:
             if place.worker is not None and place.leg is not None:
                 place.worker.abandon(place.leg.close)
-                place.worker.join(None)
+                place.worker.join(RETIRE_S if error is _STALLED else None)
             elif place.worker is not None:
                 place.worker.join(RETIRE_S)
 
@@ -331,13 +351,14 @@ class Mirror:
         self._deliver(lambda: on_done(error))
 
     def _leg_status(self, place: Place) -> LegStatus:
-        progress = 1.0 if place.in_sync else 0.0
-        if place.in_service and place.todo_at_start:
-            progress = 1 - len(place.todo) / max(len(place.todo), place.todo_at_start)
+        state = self._array.state(place)
+        progress = None
+        if state is LegState.DUPLEXING:
+            progress = 1 - len(place.todo) / max(len(place.todo), place.todo_at_start, 1)
         return LegStatus(
             index=place.index,
-            path=str(place.path),
-            state=self._array.state(place),
+            where=str(place.path),
+            state=state,
             reason="" if place.in_service else place.reason,
             faults=dict(place.faults),
             dirty_bytes=self._bytes(place.todo if place.in_service else self._array.intents.missed),

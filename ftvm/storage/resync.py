@@ -4,9 +4,9 @@ A region is locked against writes while it is copied, and every write goes to th
 before the copy of its region is in the copy, what comes after it is written over the copy.
 """
 
+from ftvm.legs import LegState
 from ftvm.storage import integrity
 from ftvm.storage.array import Place
-from ftvm.storage.events import LegState
 from ftvm.storage.leg import LegFailed, Reason
 from ftvm.storage.regions import REGION_BYTES, Span
 from ftvm.storage.request import DiskError

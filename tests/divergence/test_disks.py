@@ -133,11 +133,11 @@ def test_a_leg_that_fails_and_comes_back_is_no_business_of_the_guest(bay: Bay) -
             case 0:
                 mirror.inject(0, Fault(FaultModel.IO_ERROR, offset=SECTORS_AT, size=MIB // 2))
             case 1:
-                legs.insert(mirror, 0)
+                legs.insert(0)
             case 2:
-                legs.pull(mirror, 1)
+                legs.pull(1)
             case 3:
-                legs.insert(mirror, 1)
+                legs.insert(1)
 
     with looking(machine, at_positions(machine, [0.1, 0.4, 0.7, 0.75], act)):
         result = machine.run()

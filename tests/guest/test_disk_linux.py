@@ -72,11 +72,11 @@ def test_ext4_on_a_mirror_survives_the_loss_of_a_leg_and_of_a_module(
             assert machine.run_until(text=text) is None, shown[-2000:]
 
         until("phase made")
-        disk.legs.pull(disk.mirror, 0)
+        disk.legs.pull(0)
         until("phase wrote-1")
         os.kill(machine.modules[1].pid, signal.SIGKILL)
         until("phase wrote-2")
-        disk.legs.insert(disk.mirror, 0)
+        disk.legs.insert(0)
         result = machine.run()
         kinds = [event.kind for event in machine.events]
     assert result.outcome == "exit", shown[-2000:]

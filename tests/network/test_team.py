@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.errors import HostError, UsageError
+from ftvm.legs import LegChanged, LegFault, LegState
 from ftvm.network.duplicates import FORGET_S, MAX_FRAMES, DuplicateFilter
-from ftvm.network.events import ActiveLeg, Event, LegChanged, LegFault, LegState
+from ftvm.network.events import ActiveLeg, Event
 from ftvm.network.faulty import Fault, FaultModel
 from ftvm.network.frame import Frame
 from ftvm.network.leg import LegFailed, Reason

@@ -47,7 +47,7 @@ def test_a_single_file_is_a_disk_without_a_mirror(tmp_path: Path) -> None:
     path.write_bytes(bytes(SIZE))
     with opened([path]) as disk:
         disk.write(0, pattern(1))
-        assert disk.mirror.status().state == "simplex"
+        assert disk.mirror.status().state == "unmirrored"
         assert disk.states() == ["online"]
         assert disk.mirror.status().dirty_bytes == 0
     assert path.read_bytes()[:8] == pattern(1)[:8]
@@ -280,7 +280,7 @@ def test_a_change_from_outside_to_the_only_leg_makes_the_next_copy_a_full_one(tm
 def test_legs_are_numbered_as_they_are_given(tmp_path: Path) -> None:
     paths = make(tmp_path)
     with opened(paths[::-1]) as disk:
-        assert [leg.path for leg in disk.mirror.status().legs] == [str(paths[1]), str(paths[0])]
+        assert [leg.where for leg in disk.mirror.status().legs] == [str(paths[1]), str(paths[0])]
         disk.mirror.pull(0)
     with opened(paths) as disk:
         assert disk.states() == ["online", "duplexing"]

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftvm.errors import UnusableFile
+from ftvm.legs import LegState
 from ftvm.storage import admin, intent
 from ftvm.storage.blocking import BlockingDisk
-from ftvm.storage.events import LegState
 from ftvm.storage.opening import open_disk
 from ftvm.storage.regions import REGION_BYTES
 from ftvm.storage.request import Completion, Operation, Request

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ftvm.errors import UnusableFile, UsageError
+from ftvm.legs import LegFault
 from ftvm.storage import admin, integrity
-from ftvm.storage.events import Event, LegFault, Mismatch, Repaired, Unreadable
+from ftvm.storage.events import Event, Mismatch, Repaired, Unreadable
 from ftvm.storage.faulty import Fault, FaultModel
 from ftvm.storage.integrity import BLOCK_BYTES
 from ftvm.storage.leg import Reason

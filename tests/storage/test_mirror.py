@@ -2,6 +2,7 @@
 
 import os
 import select
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ftvm.errors import FtvmError, UnusableFile, UsageError
-from ftvm.storage import metadata
-from ftvm.storage.events import Event, LegChanged, LegFault, LegState, Repaired
+from ftvm.errors import FtvmError, HostError, UnusableFile, UsageError
+from ftvm.legs import LegChanged, LegFault, LegState
+from ftvm.storage import metadata, mirror
+from ftvm.storage.events import Event, Repaired
 from ftvm.storage.faulty import Fault, FaultModel
 from ftvm.storage.host import Access, LocalHost
 from ftvm.storage.leg import Reason
-from ftvm.storage.opening import open_disk
+from ftvm.storage.opening import Surroundings, open_disk
 from ftvm.storage.regions import REGION_BYTES
 from ftvm.storage.request import Completion, DiskError, Operation, Request
 from tests.storage.disks import SIZE, FakeClock, GatedHost, TestedDisk, images_equal, make, opened, pattern
@@ -284,6 +286,31 @@ def test_metadata_that_cannot_be_written_cost_the_leg_before_anything_is_acknowl
 # ---- legs that hang ----
 
 
+def test_closing_a_disk_that_does_not_answer_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "STALLED_AFTER_S", 0.1)
+    monkeypatch.setattr(mirror, "RETIRE_S", 0.1)
+    path = tmp_path / "a.img"
+    path.write_bytes(bytes(SIZE))
+    host = GatedHost([path])
+    disk = TestedDisk([path], Surroundings(host=host))
+    host.gate.shut()
+    writing = submit(disk, Operation.WRITE, 0, pattern(1))
+    with pytest.raises(HostError, match="does not answer"):
+        disk.close()
+    with pytest.raises(UnusableFile, match="in use"):
+        open_disk([path])
+    host.gate.open()
+    while True:  # when the medium answers at last, the file is given back
+        try:
+            open_disk([path]).close()
+            break
+        except UnusableFile:
+            time.sleep(0.01)
+    assert not writing
+
+
 def test_a_leg_that_does_not_answer_is_late_and_what_it_does_at_last_counts_for_nothing(tmp_path: Path) -> None:
     paths = make(tmp_path)
     host, clock = GatedHost(paths[1:]), FakeClock()
@@ -390,7 +417,7 @@ def test_a_pulled_leg_gets_only_what_it_lacks_while_the_guest_works_on(tmp_path:
         disk.write(0, pattern(3))
         disk.resync()
         status = disk.mirror.status()
-        assert (status.state, status.legs[1].progress) == ("duplex", 1.0)
+        assert (status.state, status.legs[1].progress) == ("duplex", None)
     assert changes(disk.events) == [
         (0, "online"),
         (1, "offline"),

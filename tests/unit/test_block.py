@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.errors import HostError
 from ftvm.module.board import BoardConfig, DiskConfig, unplugged
 from ftvm.module.chips import virtio_pci as v
 from ftvm.module.chips.pci import COMMAND, COMMAND_BUS_MASTER
@@ -15,7 +16,7 @@ from ftvm.module.events import DeviceBroken, DeviceIn, Input, encode
 from ftvm.monitor import block
 from ftvm.monitor.bays import Bays, DiskFiles
 from ftvm.monitor.block import S_IOERR, S_OK, S_UNSUPP, Block, RequestType
-from ftvm.monitor.devices import FOREVER_S, data_bytes
+from ftvm.monitor.devices import FOREVER_S, Devices, data_bytes
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.poller import Poller
@@ -406,6 +407,7 @@ def test_what_is_on_its_way_can_be_waited_for_and_what_is_left_needs_a_kick(
     try:
         statuses = [bench.ask(RequestType.OUT, 0, (DATA, 1024, 0)) for _ in range(3)]
         bench.kick()
+        bench.half.finish()
         inputs, unserved = bench.half.settle()
         assert unserved and not bench.half.busy()
         enter(bench, inputs)
@@ -420,6 +422,25 @@ def test_what_is_on_its_way_can_be_waited_for_and_what_is_left_needs_a_kick(
         assert bench.rings.used()[0] == 3
     finally:
         bench.close()
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(
+    bench: Bench, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who saves the machine is told; it goes on, and has lost nothing."""
+    monkeypatch.setattr(block, "STALLED_AFTER_S", 0.1)
+    for leg in (0, 1):
+        bench.half.mirror.inject(leg, Fault(FaultModel.SLOW))
+    devices = Devices(EventLog(lambda: 0), [bench.half])
+    status = bench.ask(RequestType.OUT, 0, (DATA, 512, 0))
+    bench.kick()
+    with pytest.raises(HostError, match="disk0 does not answer"):
+        devices.settle()
+    assert bench.half.busy()
+    gate.set()
+    bench.wait()
+    bench.enter()
+    assert bench.image.ram[status] == S_OK
 
 
 def test_files_are_named_on_the_command_line() -> None:

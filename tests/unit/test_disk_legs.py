@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ftvm.errors import UsageError
-from ftvm.management import ManagedDisk
+from ftvm.management import device_status
+from ftvm.monitor.legs import Legs
 from ftvm.monitor.policing import Policy, Threshold
 from ftvm.storage.faulty import Fault, FaultModel
 from tests.unit.test_block import DATA, Bench
@@ -20,12 +21,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def disk(bench: Bench) -> ManagedDisk:
-    return ManagedDisk(bench.half)
+def disk(bench: Bench) -> Legs:
+    return bench.half.legs
 
 
-def states(disk: ManagedDisk) -> list[str]:
-    return [leg.state for leg in disk.status().legs]
+def states(disk: Legs) -> list[str]:
+    return [leg.state for leg in device_status(disk).legs]
 
 
 def write(bench: Bench) -> None:
@@ -40,32 +41,32 @@ def until_told(bench: Bench, kind: str) -> None:
         bench.poller.wait(0.1)
 
 
-def test_a_mirror_and_a_single_file_are_told_apart(disk: ManagedDisk, tmp_path: Path) -> None:
-    status = disk.status()
+def test_a_mirror_and_a_single_file_are_told_apart(disk: Legs, tmp_path: Path) -> None:
+    status = device_status(disk)
     assert (status.name, status.state, states(disk)) == ("disk0", "duplex", ["duplexed", "duplexed"])
     assert [Path(leg.where).name for leg in status.legs] == ["a.img", "b.img"]
     (tmp_path / "single").mkdir()
     single = Bench(tmp_path / "single", legs=1)
-    status = ManagedDisk(single.half).status()
+    status = device_status(single.half.legs)
     assert (status.state, [leg.state for leg in status.legs]) == ("unmirrored", ["online"])
     single.close()
 
 
-def test_a_leg_is_pulled_and_comes_back_with_what_was_written_meanwhile(bench: Bench, disk: ManagedDisk) -> None:
+def test_a_leg_is_pulled_and_comes_back_with_what_was_written_meanwhile(bench: Bench, disk: Legs) -> None:
     disk.pull(0)
     bench.image.ram[DATA : DATA + 512] = 512 * b"x"
     write(bench)
-    assert (disk.status().state, states(disk)) == ("simplex", ["offline", "online"])
+    assert (device_status(disk).state, states(disk)) == ("simplex", ["offline", "online"])
     assert bench.files[0].read_bytes()[:512] == bytes(512)
     disk.insert(0)
     until_told(bench, "leg-joined")
-    assert (disk.status().state, states(disk)) == ("duplex", ["duplexed", "duplexed"])
+    assert (device_status(disk).state, states(disk)) == ("duplex", ["duplexed", "duplexed"])
     assert bench.files[0].read_bytes()[:512] == 512 * b"x"
     told = dict.fromkeys(kind for kind, subject in bench.events if subject == "disk0.0")
     assert list(told) == ["leg-pulled", "leg-filling", "leg-joined"]
 
 
-def test_what_an_operator_cannot_do(bench: Bench, disk: ManagedDisk) -> None:
+def test_what_an_operator_cannot_do(bench: Bench, disk: Legs) -> None:
     with pytest.raises(UsageError, match="in service already"):
         disk.insert(1)
     disk.pull(1)
@@ -77,7 +78,7 @@ def test_what_an_operator_cannot_do(bench: Bench, disk: ManagedDisk) -> None:
         disk.pull(0)
 
 
-def test_a_leg_that_is_not_what_left_does_not_come_back(bench: Bench, disk: ManagedDisk) -> None:
+def test_a_leg_that_is_not_what_left_does_not_come_back(bench: Bench, disk: Legs) -> None:
     disk.pull(1)
     bench.half.mirror.wait(lambda: bool(bench.events))
     bench.files[1].with_name("b.img.ftvm").unlink()
@@ -86,24 +87,24 @@ def test_a_leg_that_is_not_what_left_does_not_come_back(bench: Bench, disk: Mana
     assert states(disk) == ["online", "offline"]
 
 
-def test_a_leg_with_too_many_faults_is_taken_out(bench: Bench, disk: ManagedDisk) -> None:
-    disk.policing(1).threshold = Threshold(policy=Policy.NEVER_RESTART)
+def test_a_leg_with_too_many_faults_is_taken_out(bench: Bench, disk: Legs) -> None:
+    disk.records[1].policing.threshold = Threshold(policy=Policy.NEVER_RESTART)
     bench.image.ram[DATA : DATA + 512] = 512 * b"x"
     write(bench)
     # A read error that the other leg can repair costs a leg nothing else.
     bench.half.mirror.inject(0, Fault(FaultModel.IO_ERROR, count=1))
-    disk.policing(0).threshold = Threshold(policy=Policy.NEVER_RESTART)
+    disk.records[0].policing.threshold = Threshold(policy=Policy.NEVER_RESTART)
     bench.ask(0, 0, (DATA, 512, 2))
     bench.serve()
     until_told(bench, "leg-pulled")
     assert states(disk) == ["offline", "online"]
-    assert disk.status().legs[0].faults == {"I/O error": 1}
+    assert device_status(disk).legs[0].faults == {"I/O error": 1}
     assert ("leg-repaired", "disk0.0") in bench.events
 
 
-def test_the_last_leg_stays_whatever_its_faults(bench: Bench, disk: ManagedDisk) -> None:
+def test_the_last_leg_stays_whatever_its_faults(bench: Bench, disk: Legs) -> None:
     disk.pull(0)
-    disk.policing(1).threshold = Threshold(policy=Policy.NEVER_RESTART)
+    disk.records[1].policing.threshold = Threshold(policy=Policy.NEVER_RESTART)
     bench.half.mirror.inject(1, Fault(FaultModel.IO_ERROR, count=1))
     write(bench)
     until_told(bench, "leg-kept")

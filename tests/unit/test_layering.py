@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom to the top. Rooms on one line may know each other.
 LAYERS = (
-    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "charts", "terminal", "_native"),
+    ("", "units", "errors", "exitcodes", "memory_map", "platform_ports", "legs", "charts", "terminal", "_native"),
     ("boot", "storage", "network"),
     ("module",),
     ("monitor", "display"),

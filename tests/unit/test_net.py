@@ -25,8 +25,8 @@ from ftvm.module.events import DeviceBroken, DeviceIn, Input, LinkState
 from ftvm.monitor.devices import Devices
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.legs import Legs
 from ftvm.monitor.net import MAX_BACKLOG, NET_HEADER_BYTES, QUIET_SYNC_POINTS, Net
-from ftvm.monitor.nic_legs import NicLegs
 from ftvm.monitor.poller import Poller
 from ftvm.network.frame import Frame, Offload
 from ftvm.network.loopback import Loopback
@@ -51,7 +51,7 @@ class Bench:
         log.follow(lambda event: self.events.append((event.kind, event.subject)))
         self.leg = TestLeg()
         self.plug = Loopback()
-        legs = NicLegs("nic0", 1, log)
+        legs = Legs("nic0", log)
         self.team = Team(
             NIC, [("leg", lambda: self.plug if repeatable else self.leg)], TeamMode.ACTIVE_BACKUP, legs.on_event
         )

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from ftvm.errors import UsageError
-from ftvm.management import ManagedNic
+from ftvm.management import device_status
 from ftvm.monitor.eventlog import EventLog
-from ftvm.monitor.nic_legs import NicLegs
+from ftvm.monitor.legs import Legs
 from ftvm.monitor.policing import Policy, Threshold
 from ftvm.network.team import Team, TeamMode
 from tests.network.legs import NIC, TestLeg
@@ -16,17 +16,15 @@ from tests.network.legs import NIC, TestLeg
 class Bench:
     """A NIC with two legs, behind what stands in for its I/O half."""
 
-    name = "nic0"
-
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
         log = EventLog(lambda: 0)
         log.follow(lambda event: self.events.append((event.kind, event.subject)))
         self.plugged = [TestLeg(), TestLeg()]
-        self.legs = NicLegs(self.name, 2, log)
+        self.legs = Legs("nic0", log)
         places = [(f"test:{index}", lambda index=index: self.open(index)) for index in range(2)]  # type: ignore[misc]
         self.team = Team(NIC, places, TeamMode.ACTIVE_BACKUP, self.legs.on_event)
-        self.managed = ManagedNic(self)  # type: ignore[arg-type]
+        self.legs.begin(self.team)
 
     def open(self, index: int) -> TestLeg:
         if self.plugged[index].closed:
@@ -36,10 +34,10 @@ class Bench:
     def link(self, leg: int, up: bool) -> None:
         self.plugged[leg].link(up)
         self.team.receive(1)
-        self.legs.tend(self.team)
+        self.legs.tend()
 
     def states(self) -> list[tuple[str, bool | None]]:
-        return [(leg.state, leg.active) for leg in self.managed.status().legs]
+        return [(leg.state, leg.active) for leg in device_status(self.legs).legs]
 
 
 @pytest.fixture
@@ -50,14 +48,14 @@ def bench() -> Iterator[Bench]:
 
 
 def test_pulled_and_inserted_by_hand(bench: Bench) -> None:
-    assert (bench.managed.status().state, bench.states()) == ("duplex", [("duplexed", True), ("duplexed", False)])
-    bench.managed.pull(0)
-    assert (bench.managed.status().state, bench.states()) == ("simplex", [("offline", False), ("online", True)])
+    assert (device_status(bench.legs).state, bench.states()) == ("duplex", [("duplexed", True), ("duplexed", False)])
+    bench.legs.pull(0)
+    assert (device_status(bench.legs).state, bench.states()) == ("simplex", [("offline", False), ("online", True)])
     with pytest.raises(UsageError, match="not in service"):
-        bench.managed.pull(0)
+        bench.legs.pull(0)
     with pytest.raises(UsageError, match="only one with a link"):
-        bench.managed.pull(1)
-    bench.managed.insert(0)
+        bench.legs.pull(1)
+    bench.legs.insert(0)
     assert bench.states() == [("duplexed", False), ("duplexed", True)]
     assert bench.events == [("leg-pulled", "nic0.0"), ("nic-active", "nic0"), ("leg-joined", "nic0.0")]
 
@@ -67,7 +65,7 @@ def test_who_waits_for_a_leg_that_comes_back_without_a_link_is_told(bench: Bench
     bench.events.clear()
     bench.plugged[0].link_up = False
     bench.open = lambda index: _down()  # type: ignore[method-assign]
-    bench.managed.insert(0)
+    bench.legs.insert(0)
     assert ("leg-failed", "nic0.0") in bench.events
 
 
@@ -78,24 +76,24 @@ def _down() -> TestLeg:
 
 
 def test_a_link_that_is_lost_too_often_takes_the_leg_out(bench: Bench) -> None:
-    bench.managed.policing(1).threshold = Threshold(seconds=1e6, samples=2)
+    bench.legs.records[1].policing.threshold = Threshold(seconds=1e6, samples=2)
     bench.link(1, False)
     assert bench.states()[1] == ("failed", False)
     bench.link(1, True)
     assert bench.states()[1] == ("duplexed", False)
     bench.link(1, False)
     assert bench.states()[1] == ("offline", False)
-    assert bench.managed.status().legs[1].faults == {"link down": 2}
-    assert not bench.managed.policing(1).may_restart()
+    assert device_status(bench.legs).legs[1].faults == {"link down": 2}
+    assert not bench.legs.records[1].policing.may_restart()
 
 
 def test_the_only_leg_with_a_link_is_kept_whatever_its_faults(bench: Bench) -> None:
-    bench.managed.pull(1)
-    bench.managed.policing(0).threshold = Threshold(policy=Policy.NEVER_RESTART)
+    bench.legs.pull(1)
+    bench.legs.records[0].policing.threshold = Threshold(policy=Policy.NEVER_RESTART)
     bench.plugged[0].link(False)
     bench.team.receive(1)
     bench.plugged[0].link(True)
     bench.team.receive(1)
-    bench.legs.tend(bench.team)
+    bench.legs.tend()
     assert bench.states() == [("online", True), ("offline", False)]
     assert ("leg-kept", "nic0.0") in bench.events
