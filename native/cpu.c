@@ -170,15 +170,19 @@ static int step(ft_cpu *cpu)
     return finish_step(cpu, stop);
 }
 
-int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint32_t *done)
+int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint64_t limit, uint32_t *done)
 {
     int stop = FT_STOP_POSITION;
 
     *done = 0;
     cpu->error[0] = '\0';
-    while (*done < instructions && stop == FT_STOP_POSITION && (*done == 0 || ft_cpu_instruction(cpu))) {
+    cpu->step_limit = limit;
+    while (*done < instructions && stop == FT_STOP_POSITION) {
         uint64_t position = ft_engine_position(cpu);
         uint32_t instruction = ft_cpu_instruction(cpu);
+        if (!instruction && position >= cpu->step_limit) {
+            break;
+        }
         ft_debug_begin(cpu);
         if (!awake(cpu)) {
             return FT_STOP_HALT;
@@ -188,7 +192,7 @@ int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint32_t *done)
             break; /* a device asked for a stop before the block */
         }
         ++*done;
-        if (cpu->trace) {
+        if (cpu->trace && !cpu->trace->by_block) {
             ft_trace_note(cpu);
         }
     }
@@ -265,6 +269,9 @@ void ft_cpu_request_stop(ft_cpu *cpu)
 
 void ft_cpu_limit(ft_cpu *cpu, uint64_t position)
 {
+    if (position < cpu->step_limit) {
+        cpu->step_limit = position;
+    }
     if (position < cpu->limit) {
         cpu->limit = position;
         ft_engine_limit_changed(cpu);

@@ -72,7 +72,8 @@ typedef struct {
 
 /* See trace.c. */
 #define FT_MAX_EXCEPTIONS 1024
-#define FT_MAX_STORES 1024 /* of one instruction: of those that save the state of the FPU, far fewer */
+#define FT_MAX_STORES \
+    1024 /* of one instruction or block: of those that save the state of the FPU, far fewer */
 
 typedef struct {
     bool in_ram;
@@ -87,9 +88,10 @@ typedef struct {
 struct ft_trace {
     ft_effect *effects;
     uint32_t capacity, count;
+    bool by_block;
     ft_exception except[FT_MAX_EXCEPTIONS];
     uint32_t except_count;
-    ft_store stores[FT_MAX_STORES]; /* of the running instruction */
+    ft_store stores[FT_MAX_STORES]; /* of the running instruction or block */
     uint32_t store_count;
     uint64_t devices; /* what it told them, as a hash */
 };
@@ -107,8 +109,9 @@ struct ft_cpu {
     uint64_t skipped_ns;
     uint32_t ns_per_block;
 
-    uint64_t limit; /* position at which the current run ends */
-    int stop;       /* FT_STOP_* */
+    uint64_t limit;      /* position at which the current run ends */
+    uint64_t step_limit; /* the same for the current ft_cpu_step() */
+    int stop;            /* FT_STOP_* */
     bool stop_requested;
     bool interrupt_line;
     bool nmi_pending;
@@ -228,11 +231,19 @@ bool ft_debug_breaks(ft_cpu *cpu, uint64_t position, uint64_t address, uint64_t 
 
 /* ---- trace.c: only while cpu->trace is there --------------------------------------------- */
 
-/* The running instruction stores to RAM; tells a device something. */
+/* A block that is about to run: its linear address, and the rest as in ft_effect. */
+typedef struct {
+    uint64_t address, code[2];
+    uint32_t bytes, bits;
+} ft_entered;
+
+/* The running instruction, or block, stores to RAM; tells a device something. */
 void ft_trace_stored(ft_cpu *cpu, uint64_t offset, uint64_t bytes);
 void ft_trace_told(ft_cpu *cpu, uint64_t where, uint64_t bytes, uint64_t value);
 /* It is done. */
 void ft_trace_note(ft_cpu *cpu);
+/* In a trace by block: the one before this is done. */
+void ft_trace_entered(ft_cpu *cpu, const ft_entered *block);
 
 /* ---- msr.c: 0, or -1 for #GP. Engine registers that are MSRs go through ft_engine_msr(). --- */
 

@@ -150,6 +150,7 @@ enum {
     OP_ST_I64 = 77,
 
     HF_INHIBIT_IRQ = 1 << 3,
+    HF_CS32 = 1 << 4,
     HF_OF_EFLAGS = 1 << 8 | 3 << 12 | 1 << 17, /* TF, IOPL, VM */
     HF_CPL = 3,
     HF_LMA = 1 << 14,
@@ -403,7 +404,8 @@ static void arm_from(ft_cpu *cpu, uint64_t position)
     const ft_debug *debug = &cpu->debug;
     bool looked_on = debug->breakpoint_count || debug->compares || debug->hit.kind != FT_HIT_NONE;
     bool poll = cpu->stop_requested || cpu->force_count || interrupt_due(cpu) || cpu->limit < position ||
-                cpu->engine->entering || cpu->engine->in_piece || looked_on || cpu->awaited_count;
+                cpu->engine->entering || cpu->engine->in_piece || looked_on || cpu->awaited_count ||
+                (cpu->trace && cpu->trace->by_block);
 
     arm(cpu->engine, position, poll ? position : cpu->limit);
 }
@@ -503,6 +505,23 @@ static bool awaited(const ft_cpu *cpu, const char *block)
     return false;
 }
 
+static void trace_entry(ft_cpu *cpu, const char *block)
+{
+    const uint64_t *pages = &FIELD(block, TB_PAGE_ADDR, const uint64_t);
+    uint64_t address = FIELD(block, TB_PC, const uint64_t);
+    uint32_t hflags = FIELD(cpu->engine->env, ENV_HFLAGS, uint32_t);
+
+    ft_trace_entered(
+        cpu, &(ft_entered){
+                 .address = address,
+                 .code = {pages[0] == FT_NO_RAM ? FT_NO_RAM : pages[0] + address % FT_PAGE_BYTES, pages[1]},
+                 .bytes = FIELD(block, TB_SIZE, const uint16_t),
+                 .bits = hflags & HF_CS64   ? 64
+                         : hflags & HF_CS32 ? 32
+                                            : 16,
+             });
+}
+
 /*
  * Called at the start of a block when the countdown has run below zero; counts the block or leaves before it. Our
  * caller says which block it is, where Unicorn's says that there is no delay slot.
@@ -554,6 +573,9 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
         }
         if (cpu->awaited_count && !engine->entering && awaited(cpu, block)) {
             leave(cpu, FT_STOP_AWAITED, HOST_PC());
+        }
+        if (cpu->trace && cpu->trace->by_block) {
+            trace_entry(cpu, block);
         }
     }
     arm_from(cpu, position + 1);

@@ -109,13 +109,13 @@ void ft_cpu_reset_state(ft_arch *arch);
 /* Run until `position` at the latest; returns FT_STOP_*. Stops at block entries only. */
 int ft_cpu_run(ft_cpu *cpu, uint64_t position);
 /*
- * Run up to `instructions` of the block at hand, one at a time; an exception that one meets counts as one. A block that
- * is about to begin is entered first, after the interrupt that is due before it. FT_STOP_POSITION: they are done, or the
- * block is; FT_STOP_REQUEST: it is, and a device called ft_cpu_request_stop(). Where the blocks end, and so every position, is
- * the same as without stepping. Inside a block ft_cpu_run() runs to its end first, and ft_arch has a position that
- * counts it. `done` says how many there were.
+ * Run up to `instructions`, one at a time; an exception that one meets counts as one. A block that is about to begin is
+ * entered first, after the interrupt that is due before it. FT_STOP_POSITION: they are done, or the entry of a block at
+ * `position`, or after it, was reached; FT_STOP_REQUEST: a block is done, and a device called ft_cpu_request_stop(). Where the
+ * blocks end, and so every position, is the same as without stepping. Inside a block ft_cpu_run() runs to its end first, and
+ * ft_arch has a position that counts it. `done` says how many there were.
  */
-int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint32_t *done);
+int ft_cpu_step(ft_cpu *cpu, uint32_t instructions, uint64_t position, uint32_t *done);
 /* Of the block that was entered last: instructions done, and still to come. Both are 0 at a block entry. */
 uint32_t ft_cpu_instruction(const ft_cpu *cpu);
 /*
@@ -133,7 +133,7 @@ uint64_t ft_cpu_now_ns(const ft_cpu *cpu);
 uint64_t ft_cpu_tsc(const ft_cpu *cpu);
 int ft_cpu_interrupts_enabled(const ft_cpu *cpu);       /* RFLAGS.IF */
 void ft_cpu_request_stop(ft_cpu *cpu);                  /* at the next block entry */
-void ft_cpu_limit(ft_cpu *cpu, uint64_t position);      /* lower the limit of the running ft_cpu_run */
+void ft_cpu_limit(ft_cpu *cpu, uint64_t position);      /* lower the limit of the running run or step */
 void ft_cpu_set_interrupt_line(ft_cpu *cpu, int level); /* INTR; ft_on_interrupt_ack() names the vector */
 void ft_cpu_raise_nmi(ft_cpu *cpu);
 /* Virtual time jumps forward to `ns`; only while ft_cpu_run is not running. */
@@ -218,24 +218,30 @@ int ft_debug_watch(ft_cpu *cpu, uint32_t kind, uint64_t first, uint64_t bytes, u
 /* Why the last run ended with FT_STOP_DEBUG. */
 void ft_debug_hit(const ft_cpu *cpu, ft_hit *hit);
 
-/* ---- Comparing instruction by instruction (trace.c) --------------------------------------- */
+/* ---- Comparing step by step (trace.c) ----------------------------------------------------- */
 
-/* What an instruction did. Two CPUs with equal histories of these did the same, as far as a guest can tell. */
+/* What an instruction did, or a whole block. Two CPUs with equal histories of these did the same, as far as a guest can tell. */
 typedef struct {
     uint64_t effect;      /* hash over the state after it, what it stored, and what it told devices */
     uint64_t excepted;    /* hash over what ft_trace_except() named, which is not in `effect` */
     uint64_t position;    /* where it led to, as Report has it (ftvm/module/link.py) */
     uint64_t instruction; /* and the instruction there */
+    uint64_t
+        code[2]; /* of blocks only: where in RAM the one begins that comes next, and its second page; or -1 */
+    uint32_t code_bytes; /* of it */
+    uint32_t code_bits;  /* 16, 32 or 64: how it is decoded */
 } ft_effect;
 
 typedef struct ft_trace ft_trace;
 
-/* The effects stay the caller's. NULL: out of memory. */
-ft_trace *ft_trace_open(ft_effect *effects, uint32_t capacity);
+/* `by_block`: of what is run, the effect of each block; else of what is stepped, that of each instruction. The effects stay
+ * the caller's. NULL: out of memory. */
+ft_trace *ft_trace_open(ft_effect *effects, uint32_t capacity, int by_block);
 void ft_trace_close(ft_trace *trace);
 /* These bits of a byte of ft_arch, or of RAM, are expected to differ. -1: too many, or no such byte. */
 int ft_trace_except(ft_trace *trace, int in_ram, uint64_t offset, uint8_t mask);
-/* Every step of the CPU is traced from now on, as far as there is room; the first effect is the state now. NULL ends it. */
+/* The CPU is traced from now on, as far as there is room; the first effect is the state now. NULL ends it: in a trace by
+ * block, with the effect of the last one. */
 void ft_cpu_trace(ft_cpu *cpu, ft_trace *trace);
 uint32_t ft_trace_count(const ft_trace *trace);
 

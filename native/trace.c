@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What each instruction does, as a number: so that two modules can be compared instruction by instruction at the pace at which
- * they step. The number is a hash over the architectural state after it, the bytes that it stored and what it told devices,
- * without the bits that are known to differ. Those have a number of their own.
+ * What each instruction does, or each block, as a number: so that two modules can be compared by them at the pace at which
+ * they step, or run. The number is a hash over the architectural state after it, the bytes that it stored and what it told
+ * devices, without the bits that are known to differ. Those have a number of their own.
  */
 #include "cpu.h"
 
@@ -15,27 +15,30 @@ static uint64_t mix(uint64_t hash, uint64_t value)
     return hash ^ hash >> 29;
 }
 
-static uint64_t hash_bytes(uint64_t hash, const uint8_t *bytes, uint64_t count)
+/* Whole words, in lanes that do not wait for each other. */
+static uint64_t hash_words(uint64_t hash, const uint8_t *bytes, uint64_t count)
 {
-    uint64_t word;
+    enum { LANES = 4 };
+    uint64_t word, lane[LANES] = {1, 2, 3, 4};
 
-    for (; count >= sizeof(word); bytes += sizeof(word), count -= sizeof(word)) {
-        memcpy(&word, bytes, sizeof(word));
-        hash = mix(hash, word);
+    for (uint64_t i = 0; i < count; i += sizeof(word)) {
+        memcpy(&word, bytes + i, sizeof(word));
+        lane[i / sizeof(word) % LANES] = mix(lane[i / sizeof(word) % LANES], word);
     }
-    for (; count; bytes++, count--) {
-        hash = mix(hash, *bytes);
+    for (uint32_t i = 0; i < LANES; i++) {
+        hash = mix(hash, lane[i]);
     }
     return hash;
 }
 
-ft_trace *ft_trace_open(ft_effect *effects, uint32_t capacity)
+ft_trace *ft_trace_open(ft_effect *effects, uint32_t capacity, int by_block)
 {
     ft_trace *trace = calloc(1, sizeof(*trace));
 
     if (trace) {
         trace->effects = effects;
         trace->capacity = capacity;
+        trace->by_block = by_block != 0;
     }
     return trace;
 }
@@ -56,12 +59,17 @@ int ft_trace_except(ft_trace *trace, int in_ram, uint64_t offset, uint8_t mask)
 
 void ft_cpu_trace(ft_cpu *cpu, ft_trace *trace)
 {
+    if (cpu->trace && cpu->trace->by_block) {
+        ft_trace_note(cpu);
+    }
     cpu->trace = trace;
     if (trace) {
         trace->count = trace->store_count = 0;
         trace->devices = 0;
         ft_engine_rearm_dirty_log(cpu); /* from now on every store comes by */
-        ft_trace_note(cpu);
+        if (!trace->by_block) {         /* else the first one is that */
+            ft_trace_note(cpu);
+        }
     }
 }
 
@@ -103,18 +111,28 @@ static uint64_t hash_store(const ft_trace *trace, uint64_t hash, const ft_cpu *c
     return hash;
 }
 
-void ft_trace_note(ft_cpu *cpu)
+/* `block`: NULL, or the one at whose entry the engine knows not yet where it is. */
+static void note(ft_cpu *cpu, const ft_entered *block)
 {
     ft_trace *trace = cpu->trace;
-    uint32_t instruction = ft_cpu_instruction(cpu);
-    uint64_t position = ft_engine_position(cpu) - (instruction ? 1 : 0);
+    uint32_t instruction = block ? 0 : ft_cpu_instruction(cpu);
     uint64_t effect = trace->devices, excepted = 0;
     ft_arch arch;
 
     if (trace->count == trace->capacity) {
         return;
     }
+    ft_effect *noted = &trace->effects[trace->count++];
+    *noted = (ft_effect){.position = ft_engine_position(cpu) - (instruction ? 1 : 0),
+                         .instruction = instruction,
+                         .code = {UINT64_MAX, UINT64_MAX}};
     ft_cpu_save(cpu, &arch);
+    if (block) {
+        arch.rip = block->address;
+        memcpy(noted->code, block->code, sizeof(noted->code));
+        noted->code_bytes = block->bytes;
+        noted->code_bits = block->bits;
+    }
     for (uint32_t i = 0; i < trace->except_count; i++) {
         const ft_exception *except = &trace->except[i];
         uint8_t *byte = except->in_ram ? &cpu->ram[except->offset] : (uint8_t *)&arch + except->offset;
@@ -123,11 +141,22 @@ void ft_trace_note(ft_cpu *cpu)
             *byte &= (uint8_t)~except->mask;
         }
     }
-    effect = hash_bytes(effect, (const uint8_t *)&arch, sizeof(arch));
+    effect = hash_words(effect, (const uint8_t *)&arch, sizeof(arch));
     for (uint32_t i = 0; i < trace->store_count; i++) {
         effect = hash_store(trace, effect, cpu, trace->stores[i]);
     }
-    trace->effects[trace->count++] = (ft_effect){effect, excepted, position, instruction};
+    noted->effect = effect;
+    noted->excepted = excepted;
     trace->store_count = 0;
     trace->devices = 0;
+}
+
+void ft_trace_note(ft_cpu *cpu)
+{
+    note(cpu, NULL);
+}
+
+void ft_trace_entered(ft_cpu *cpu, const ft_entered *block)
+{
+    note(cpu, block);
 }

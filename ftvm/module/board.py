@@ -51,7 +51,16 @@ from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
 from ftvm.module.chips.virtio_net import VirtioNet
 from ftvm.module.chips.virtio_pci import VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript, Text
-from ftvm.module.cpu import STOP_AWAITED, STOP_CRASH, STOP_DEBUG, STOP_ENGINE, STOP_HALT, STOP_POSITION, Devices
+from ftvm.module.cpu import (
+    NOWHERE,
+    STOP_AWAITED,
+    STOP_CRASH,
+    STOP_DEBUG,
+    STOP_ENGINE,
+    STOP_HALT,
+    STOP_POSITION,
+    Devices,
+)
 from ftvm.module.events import (
     ColdTlb,
     ConsoleIn,
@@ -138,7 +147,7 @@ class Processor(Protocol):
     def tsc(self) -> Callable[[], int]: ...
     def connect(self, devices: Devices) -> None: ...
     def run(self, position: int) -> int: ...
-    def step(self, count: int) -> tuple[int, int]: ...
+    def step(self, count: int, position: int) -> tuple[int, int]: ...
     def begin_block(self) -> None: ...
     def write_state(self, offset: int, data: bytes) -> None: ...
     def instruction(self) -> int: ...
@@ -249,7 +258,7 @@ class Board:
         self._jumps = 0  # of virtual time, in the running epoch
         self.stepped = 0
         """Instructions of the last ``step``."""
-        self._limit = 0  # of the running cpu.run()
+        self._limit = 0  # of the running cpu.run() or cpu.step()
         addresses = self._addresses = AddressMap()
         # The CPU calls these at each access to a device.
         self.port_read, self.port_write = addresses.port_read, addresses.port_write
@@ -499,7 +508,7 @@ class Board:
             if event is not None and event <= cpu.position():
                 stop = STOP_POSITION
             else:
-                stop, done = cpu.step(count)
+                stop, done = self._step_cpu(count)
                 count -= done
                 self.stepped += done
             if cpu.instruction() and stop != STOP_DEBUG:
@@ -586,7 +595,7 @@ class Board:
     def _poke(self, event: Poke) -> None:
         cpu = self._cpu
         if event.instructions:
-            cpu.step(event.instructions)
+            cpu.step(event.instructions, NOWHERE)
             cpu.begin_block()
         for offset, data in event.memory:
             cpu.write_ram(offset, data)
@@ -699,6 +708,16 @@ class Board:
         self._running = True
         try:
             return self._cpu.run(self._limit)
+        finally:
+            self._running = False
+
+    def _step_cpu(self, count: int) -> tuple[int, int]:
+        """The same for ``count`` instructions: STOP_*, and how many there were."""
+        event = self._event_position()
+        self._limit = NOWHERE if event is None else event
+        self._running = True
+        try:
+            return self._cpu.step(count, self._limit)
         finally:
             self._running = False
 

@@ -50,12 +50,14 @@ class Devices(Protocol):
 
 
 class Trace:
-    """What instructions do, as ft_effect of native/ftvm.h has it."""
+    """What instructions or blocks do, as ft_effect of native/ftvm.h has it."""
 
-    def __init__(self, cpu: Any, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int]) -> None:
+    def __init__(
+        self, cpu: Any, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int], by_block: bool
+    ) -> None:
         self._cpu = cpu
         self._effects = ffi.new("ft_effect[]", capacity + 1)
-        self._trace = ffi.gc(lib.ft_trace_open(self._effects, capacity + 1), lib.ft_trace_close)
+        self._trace = ffi.gc(lib.ft_trace_open(self._effects, capacity + 1, by_block), lib.ft_trace_close)
         for in_ram, excepted in ((False, except_arch), (True, except_ram)):
             for offset, mask in excepted.items():
                 if lib.ft_trace_except(self._trace, in_ram, offset, mask) != 0:
@@ -63,7 +65,7 @@ class Trace:
         lib.ft_cpu_trace(cpu, self._trace)
 
     def end(self) -> bytes:
-        """An array of ft_effect: the state at the beginning, and one for each instruction."""
+        """An array of ft_effect: the state at the beginning, and one for each instruction or block."""
         lib.ft_cpu_trace(self._cpu, ffi.NULL)
         count = lib.ft_trace_count(self._trace)
         return bytes(ffi.buffer(self._effects, count * ffi.sizeof("ft_effect")))
@@ -113,21 +115,23 @@ class Cpu:
             raise raised
         return stop
 
-    def step(self, count: int = 1) -> tuple[int, int]:
-        """Run up to ``count`` instructions, at most to the end of a block; one of STOP_*, and how many there were.
+    def step(self, count: int, position: int) -> tuple[int, int]:
+        """Run up to ``count`` instructions, at most to a block entry at ``position``; one of STOP_*, and how many there
+        were.
 
         An exception that is taken instead of one counts. It stops inside blocks; ``instruction`` says where. ``run``
         goes from there to the block's end first.
         """
-        stop = self._checked(lib.ft_cpu_step(self._cpu, min(count, MAX_STEPS), self._done))
+        stop = self._checked(lib.ft_cpu_step(self._cpu, min(count, MAX_STEPS), position, self._done))
         return stop, self._done[0]
 
-    def trace(self, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int]) -> Trace:
-        """Trace what steps do, until ``Trace.end``; the dicts hold the bits of bytes, by offset, that do not count.
+    def trace(self, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int], by_block: bool) -> Trace:
+        """Trace what steps do, or ``by_block`` what blocks that are run do, until ``Trace.end``; the dicts hold the
+        bits of bytes, by offset, that do not count.
 
         Raises ValueError for bytes that are not there, or too many.
         """
-        return Trace(self._cpu, capacity, except_arch, except_ram)
+        return Trace(self._cpu, capacity, except_arch, except_ram, by_block)
 
     def instruction(self) -> int:
         """Instructions done in the block that was entered last; 0 at a block entry."""

@@ -29,7 +29,8 @@ class CommandKind(IntEnum):
     LOAD = 2  # become the state in the Load in the payload; the monitor has put RAM right
     FLUSH_TLB = 3  # start with a cold TLB, because another module does (UNICORN: accessed bits)
     RUN_AGAIN = 4  # as RUN, but the faults that are due were there when this epoch ran before
-    TRACE = 8  # as STEP, and report the effect of each; the payload is a TraceSpec
+    TRACE = 8  # as STEP, and on to the end of a block, and report the effect of each; the payload is a TraceSpec
+    TRACE_BLOCKS = 9  # as RUN, from a block entry on, and report the effect of each block; the payload is a TraceSpec
     STEP = 5  # take the inputs, then run so many instructions as the target says; see Board.step
 
 
@@ -61,7 +62,7 @@ class TraceSpec(msgspec.Struct, frozen=True):
     """How to trace. Bits of bytes, by offset in ft_arch and in RAM, that are expected to differ between modules.
 
     The report's ``detail`` is an array of ft_effect (native/ftvm.h), EFFECT_BYTES each: of the state at the beginning,
-    then of each instruction.
+    then of each instruction or block.
     """
 
     arch: dict[int, int] = {}

@@ -39,6 +39,8 @@ _decode_trace = msgspec.msgpack.Decoder(TraceSpec).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+MAX_BLOCK = 512
+"""Instructions of a block, at most."""
 GARBAGE = 50_000
 """New objects that may be garbage in cycles, of which a board makes next to none, until Python looks for it."""
 
@@ -74,6 +76,8 @@ class Module:
                     self._report(self._here())
                 case CommandKind.TRACE:
                     self._trace(target, _decode_trace(payload))
+                case CommandKind.TRACE_BLOCKS:
+                    self._trace_blocks(target, _decode_trace(payload))
                 case CommandKind.STEP:
                     self._report(self._step(target, payload))
 
@@ -93,8 +97,15 @@ class Module:
         return self._injector.step(count)
 
     def _trace(self, count: int, spec: TraceSpec) -> None:
-        trace = self._cpu.trace(count, spec.arch, spec.ram)
+        trace = self._cpu.trace(count + MAX_BLOCK, spec.arch, spec.ram, by_block=False)
         stop = self._step(count, b"")
+        if stop.kind == StopKind.POSITION and (left := self._cpu.instructions_left()):
+            stop = self._injector.step(left)
+        self._report(stop, trace.end())
+
+    def _trace_blocks(self, target: int, spec: TraceSpec) -> None:
+        trace = self._cpu.trace(max(0, target - self._cpu.position()), spec.arch, spec.ram, by_block=True)
+        stop = self._run(target, b"", again=False)
         self._report(stop, trace.end())
 
     def _report(self, stop: Stop, detail: bytes | None = None) -> None:

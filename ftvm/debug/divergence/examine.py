@@ -159,12 +159,13 @@ class Examiner:
                 f" {new.faulty} instead of {new.sound}."
             )
             far = " It is far from the fault: an earlier one whose effect did not last may have been missed."
-            return found + (far if finding.block is not None else "")
+            return found + (far if finding.skimmed else "")
         if finding.masked:
             return "What differed was gone before any instruction used it; something else must differ too."
         if finding.block is not None:
             return f"The first wrong instruction is in the block before position {finding.block.place.position:,}."
-        return "No instruction used what differs: it was found lying there."
+        until = f"No instruction up to position {finding.searched_until:,} used what differs"
+        return f"{until}{' for anything that lasted' if finding.skimmed else ''}: it was found lying there."
 
     def _state(self, what: str, sides: Sides) -> State:
         items = [_item(difference, self._symbols) for difference in sides.differences]

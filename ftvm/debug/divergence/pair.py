@@ -22,7 +22,7 @@ from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.poller import Poller
 from ftvm.units import PAGE_BYTES
 
-_WORDS = 4
+_WORDS = 7
 assert EFFECT_BYTES == 8 * _WORDS
 
 SOUND = 1000
@@ -39,20 +39,32 @@ class Place:
     instruction: int = 0
 
 
+Block = tuple[int, int, int, int]
+"""Of code: where it begins in RAM, where its second page does, its bytes, and how wide (16, 32, 64 bits) it is."""
+
+
 class Traced:
-    """What the instructions of a stretch did, by number (ft_effect in native/ftvm.h); number 0 is the state before."""
+    """What the instructions or blocks of a stretch did, by number (ft_effect in native/ftvm.h); number 0 is the state
+    before."""
 
     def __init__(self, detail: bytes) -> None:
         words = array("Q", detail)
         self.effects, self.excepted = words[0::_WORDS], words[1::_WORDS]
         self._positions, self._instructions = words[2::_WORDS], words[3::_WORDS]
+        self._code = words[4::_WORDS], words[5::_WORDS], words[6::_WORDS]
 
     def __len__(self) -> int:
         return len(self.effects)
 
     def place(self, number: int) -> Place:
-        """Where instruction ``number`` led to."""
+        """Where instruction or block ``number`` led to."""
         return Place(self._positions[number], self._instructions[number])
+
+    def blocks(self) -> dict[Block, int]:
+        """Of a trace by blocks: those that were run, and the number of the effect at which each was first entered."""
+        entered = list(zip(*(words[:-1] for words in self._code), strict=True))
+        first = dict(zip(reversed(entered), range(len(entered) - 1, -1, -1), strict=True))
+        return {(code, rest, shape & 0xFFFFFFFF, shape >> 32): number for (code, rest, shape), number in first.items()}
 
 
 class Lost(Exception):
@@ -81,6 +93,8 @@ class Pair:
         self._runner = EpochRunner(self._poller.wait)
         self._touched: set[int] = set()
         self._fresh = True
+        self.written: set[int] = set()
+        """Pages that either of them wrote during the last command."""
         self.suspects: set[int] = set()
         """Pages that may differ although no dirty log says so."""
         with contextlib.ExitStack() as resources:
@@ -134,22 +148,33 @@ class Pair:
         return self._command(CommandKind.STEP, instructions)
 
     def trace(self, instructions: int, spec: TraceSpec) -> list[Traced]:
-        """The same, and what each of them did: those of the sound module, and of the faulty one."""
-        reports = self._command(CommandKind.TRACE, instructions, msgspec.msgpack.encode(spec))
+        """The same, and on to the end of a block, and what each of them did: those of the sound module, and of the
+        faulty one."""
+        return self._trace(CommandKind.TRACE, instructions, spec)
+
+    def trace_blocks(self, position: int, spec: TraceSpec) -> list[Traced]:
+        """From a block entry on to ``position``, as ``run``, and what each block did."""
+        return self._trace(CommandKind.TRACE_BLOCKS, position, spec)
+
+    def _trace(self, kind: CommandKind, target: int, spec: TraceSpec) -> list[Traced]:
+        reports = self._command(kind, target, msgspec.msgpack.encode(spec))
         return [Traced(b"" if report is None else report.detail) for report in reports]
 
     def _command(self, kind: CommandKind, target: int = 0, payload: bytes = b"") -> list[Report | None]:
         alive = [module for module in self.modules if module.alive]
-        blocks = max(0, target - self._start) if kind == CommandKind.RUN else target
+        by_position = kind in (CommandKind.RUN, CommandKind.TRACE_BLOCKS)
+        blocks = max(0, target - self._start) if by_position else target
         attempt = self._runner.command(alive, kind, target, payload, blocks)
         for loss in attempt.losses:
             if loss.module is self.sound:
                 raise Lost(loss.how)
             loss.module.close()
         reports: dict[int, Report] = {}
+        self.written = set()
         for result in attempt.results:
             reports[result.module.index] = result.report
-            self._touched |= {page for page in result.memory.listed() if page < self._image.ram_bytes // PAGE_BYTES}
+            self.written |= {page for page in result.memory.listed() if page < self._image.ram_bytes // PAGE_BYTES}
+        self._touched |= self.written
         return [reports.get(module.index) for module in self.modules]
 
     # ---- looking ----

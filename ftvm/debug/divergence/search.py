@@ -4,29 +4,37 @@ Where the modules begin to differ is found by bisection over positions: two modu
 alike, so once they differ they do for as long as it takes until they are found out. What differs there is the fault
 itself, if it was put in between two blocks: a bit of a register or of memory. The instruction that goes wrong is the
 first one after which something differs that did not differ before it, or not in this way. It is found by comparing what
-each instruction does from there on (CommandKind.TRACE). A bit of memory is not stepped to: the run goes on at full
-speed until somebody accesses it.
+each instruction does from there on (CommandKind.TRACE).
+
+Nobody steps through what cannot be wrong. A bit of memory: the run goes on at full speed until somebody accesses it. A
+register: what whole blocks do is compared, at many times the pace of stepping, up to one that did another thing, or
+whose code names the register (uses.py).
 """
 
+import contextlib
 import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from ftvm.debug.divergence.pair import Lost, Pair, Place, Traced
+from ftvm.debug.divergence.uses import Uses
 from ftvm.module.board import StopKind
 from ftvm.module.cpu import ACCESS_READ, ACCESS_WRITE
-from ftvm.module.events import ConsoleOut, DebugWatch, Output, decode_outputs
+from ftvm.module.events import ConsoleOut, DebugWatch, FaultStruck, Output, decode_outputs
 from ftvm.module.link import Report, TraceSpec
 from ftvm.module.registers import REGISTERS
 from ftvm.monitor.compare import Difference
 
 FIRST_CHUNK, LAST_CHUNK = 256, 65_536
-"""Instructions that are traced at a time: more and more, since most faults are met soon."""
+"""Instructions, or blocks, that are traced at a time: more and more, since most faults are met soon."""
 HORIZON_S = 0.5
 """Wall time of running on beyond the epoch, if nobody used in it what differs."""
-TRACE_S = 2.0
-"""Wall time of tracing, after which only the block is looked for."""
+TRACE_S = 1.0
+"""Wall time of looking at every instruction that may be wrong. After it, only what lasts is looked for: as long by
+comparing what blocks do, and then by bisection."""
 AFTERMATH = (1, 10, 100, 1000, 10_000, 100_000)
 """Instructions after the wrong one at which the modules are compared again."""
 AFTERMATH_S = 0.5
@@ -86,7 +94,8 @@ class Finding:
     ``as_before``: the faulty module came to what it came to in the machine. ``origin``: where the modules first differ;
     ``between_blocks``: that came in before a block, not by an instruction. ``wrong`` None: nobody used what differed
     (``latent``), or it was gone before anybody did (``masked``), or the instruction was not found in time, but it is in
-    the block that ends at ``block``. ``looked_until``: for a wrong output.
+    the block that ends at ``block``. ``searched_until``: for it. ``skimmed``: time was short; an earlier instruction
+    would have been missed if its effect did not last to the end of its block. ``looked_until``: for a wrong output.
     """
 
     reproduced: bool = False
@@ -97,6 +106,8 @@ class Finding:
     latent: bool = False
     masked: bool = False
     block: Sides | None = None
+    searched_until: int = 0
+    skimmed: bool = False
     aftermath: list[Aftermath] = field(default_factory=list)
     output: WrongOutput | None = None
     looked_until: int = 0
@@ -115,12 +126,28 @@ def localise(pair: Pair, start: int, end: int, found: Report | None = None) -> F
     return search.finding
 
 
+class _Hunt:
+    """For the first use of what differs at ``origin``, up to position ``reached``; time is short after ``until_s``."""
+
+    def __init__(self, origin: Sides, reached: int, until_s: float) -> None:
+        self.reached = reached
+        self.until_s = until_s
+        self.spec = _exceptions(origin.differences)
+        self.uses = Uses(origin.differences)
+        ranges = _memory_ranges(origin.differences)
+        watched = 0 < len(ranges) <= MAX_WATCHES
+        self.watch = DebugWatch(accesses=[(start, size, _EVERYTHING) for start, size in ranges]) if watched else None
+        self.only_memory = watched and len(ranges) == len(origin.differences)
+
+
 class _Search:
     def __init__(self, pair: Pair, start: int, end: int) -> None:
         self._pair = pair
         self._start = start
         self._end = end
         self._pages: list[int] = []
+        self._here: Place | None = None
+        """Where both modules stand, if that is known."""
         self.finding = Finding()
 
     def run(self, found: Report | None) -> None:
@@ -134,10 +161,11 @@ class _Search:
         finding.reproduced = True
         finding.as_before = here.faulty is not None and found is not None and here.faulty.arch == found.arch
         reached = max(report.position for report in reports if report is not None)
-        before, finding.origin = self._origin(min(self._end, reached + 1))
+        before, finding.origin = self._origin(min(self._end, reached + 1), _struck([*reports, found]))
         if before is None:
             finding.between_blocks = True
-            self._first_wrong(finding.origin, self._horizon(finding.origin, here, reached))
+            finding.searched_until, lasts = self._horizon(finding.origin, here, reached)
+            self._first_wrong(finding.origin, finding.searched_until, lasts)
         else:
             finding.wrong = Wrong(self._at(before), finding.origin, finding.origin.differences)
         self._follow()
@@ -162,12 +190,14 @@ class _Search:
 
     # ---- where it begins ----
 
-    def _origin(self, differ_at: int) -> tuple[Place | None, Sides]:
-        """The first place at which the modules differ; and the one before it, if an instruction made the difference."""
+    def _origin(self, differ_at: int, struck: Sequence[int]) -> tuple[Place | None, Sides]:
+        """The first place at which the modules differ; and the one before it, if an instruction made the difference.
+        ``struck``: positions at which that is likely."""
         low, high = self._start - 1, differ_at
         at_high = self._at(Place(high))
+        likely = [position for at in struck for position in (at, at - 1)]
         while high - low > 1:
-            middle = (low + high) // 2
+            middle = next((position for position in likely if low < position < high), (low + high) // 2)
             sides = self._at(Place(middle))
             if sides.differences:
                 high, at_high = middle, sides
@@ -187,11 +217,12 @@ class _Search:
 
     # ---- the first wrong instruction ----
 
-    def _horizon(self, origin: Sides, end: Sides, reached: int) -> int:
-        """How far to look for it: if what differs at the end of the epoch is still what differed at first, beyond."""
+    def _horizon(self, origin: Sides, end: Sides, reached: int) -> tuple[int, bool]:
+        """How far to look for it: if what differs at the end of the epoch is still what differed at first, beyond. And
+        whether it left something there that lasts."""
         known = set(_atoms(origin.differences))
         if not known.issuperset(_atoms(end.differences)):
-            return reached
+            return reached, True
         until_s = time.monotonic() + HORIZON_S
         self._pair.goto(Place(reached))
         blocks = max(1, reached - self._start)
@@ -203,32 +234,77 @@ class _Search:
                 break
             reached, blocks = here.place.position, 2 * blocks
             if not known.issuperset(_atoms(here.differences)):
-                break
-        return reached
+                return reached, True
+        return reached, False
 
-    def _first_wrong(self, origin: Sides, reached: int) -> None:
-        place = self._first_access(origin, reached)
-        if place is None:
-            self.finding.latent = True
-            return
-        spec = _exceptions(origin.differences)
-        until_s = time.monotonic() + TRACE_S
-        self._pair.goto(place)
+    def _first_wrong(self, origin: Sides, reached: int, lasts: bool) -> None:
+        """Step through whatever may be wrong, from ``origin`` on. ``lasts``: there is something that lasts."""
+        pair, finding = self._pair, self.finding
+        hunt = _Hunt(origin, reached, time.monotonic() + TRACE_S)
+        place = self._next_use(hunt, origin.place) if hunt.only_memory else origin.place
         chunk = FIRST_CHUNK
-        while time.monotonic() < until_s:
-            sound, faulty = self._pair.trace(chunk, spec)
-            chunk = min(4 * chunk, LAST_CHUNK)
-            number = _first_difference(sound, faulty)
-            if number is None:
-                if len(sound) < 2 or sound.place(-1).position >= reached:
+        while place is not None and place.position < reached:
+            if time.monotonic() > hunt.until_s:
+                over = finding.skimmed or not lasts
+                finding.skimmed = True
+                if over:
                     break
-                place = sound.place(-1)
+                hunt.until_s += TRACE_S
+            self._stand(place)
+            sound, faulty = pair.trace(chunk, hunt.spec)
+            self._here = None
+            number = _first_difference(sound, faulty)
+            if number is not None:
+                if self._is_wrong(sound.place(number - 1)):
+                    return
+                place = sound.place(number)  # what looked new was not: go on behind it
                 continue
-            if self._is_wrong(sound.place(number - 1)):
-                return
-            place = sound.place(number)  # what looked new was not: go on behind it
+            if len(sound) < 2:
+                break
+            self._here = here = sound.place(-1)
+            place = self._next_use(hunt, here)
+            chunk = min(4 * chunk, LAST_CHUNK) if place == here else FIRST_CHUNK
+        if lasts:
+            self._bisect_block(place or origin.place, origin, reached)
+        else:
+            finding.latent = True
+
+    def _stand(self, place: Place) -> None:
+        if self._here != place:
             self._pair.goto(place)
-        self._bisect_block(place, origin, reached)
+
+    def _next_use(self, hunt: "_Hunt", place: Place) -> Place | None:
+        """The block, not before ``place``, in which something may go wrong next, or how far time allowed to look; None:
+        there is none."""
+        access, end = None, hunt.reached
+        if hunt.watch is not None:
+            self._stand(place)
+            self._here = None
+            reports = self._pair.run(hunt.reached, hunt.watch)
+            hits = [report.position for report in reports if report is not None and report.stop == StopKind.DEBUG]
+            access = max(place, Place(min(hits) - 1)) if hits else None
+            end = end if access is None else access.position
+            if hunt.only_memory:
+                return access
+        blocks = FIRST_CHUNK
+        while place.position < end:
+            if time.monotonic() > hunt.until_s:
+                return place
+            self._stand(place)
+            blocks = min(4 * blocks, LAST_CHUNK)
+            sound, faulty = self._pair.trace_blocks(min(place.position + blocks, end), hunt.spec)
+            self._here = None
+            number = _first_difference(sound, faulty)
+            suspects = [] if number is None else [number - 1]
+            if not self.finding.skimmed:
+                used = hunt.uses.first(sound, self._pair.sound.memory(), self._pair.written)
+                suspects += [] if used is None else [used]
+            if suspects:
+                return sound.place(min(suspects))
+            if len(sound) < 2:
+                return None
+            self._here = place = sound.place(-1)
+        return access
 
     def _is_wrong(self, place: Place) -> bool:
         """Look in full at the instruction at ``place``. False: nothing new differs after it."""
@@ -242,20 +318,9 @@ class _Search:
             self.finding.masked = True
         return bool(new) or self.finding.masked
 
-    def _first_access(self, origin: Sides, reached: int) -> Place | None:
-        """If only memory differs: the block before which, or in which, a differing byte is accessed; None if none is.
-        Otherwise where the difference begins: a register may be used by any instruction."""
-        ranges = _memory_ranges(origin.differences)
-        if not ranges or len(ranges) != len(origin.differences) or len(ranges) > MAX_WATCHES:
-            return origin.place
-        watch = DebugWatch(accesses=[(offset, size, _EVERYTHING) for offset, size in ranges])
-        self._pair.goto(origin.place)
-        reports = self._pair.run(reached, watch)
-        hits = [report.position for report in reports if report is not None and report.stop == StopKind.DEBUG]
-        return max(origin.place, Place(min(hits) - 1)) if hits else None
-
     def _bisect_block(self, place: Place, origin: Sides, reached: int) -> None:
-        """Too far away to be stepped to: a block after which something else differs, and what is wrong in it."""
+        """Too far away: a block after which something else differs, and what is wrong in it."""
+        self.finding.skimmed = True
         known = set(_atoms(origin.differences))
         low, high = place.position, max(place.position + 1, reached)
         at_high = self._at(Place(high))
@@ -362,6 +427,17 @@ def _memory_ranges(differences: Sequence[Difference]) -> list[tuple[int, int]]:
         for difference in differences
         if difference.kind == "memory" and isinstance(difference.values[0], bytes)
     ]
+
+
+def _struck(reports: Sequence[Report | None]) -> list[int]:
+    """Where faults did their work, as far as modules told so."""
+    found: set[int] = set()
+    for report in reports:
+        if report is not None:
+            with contextlib.suppress(msgspec.DecodeError):  # it may be out of its mind
+                outputs = decode_outputs(report.outputs)
+                found |= {output.position for output in outputs if isinstance(output, FaultStruck)}
+    return sorted(found)
 
 
 def _exceptions(differences: Sequence[Difference]) -> TraceSpec:
