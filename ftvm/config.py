@@ -19,7 +19,8 @@ MAX_MODULES = 3
 class MachineConfig:
     """What machine to build. Raises UsageError when it is one that cannot exist.
 
-    ``protocol`` forces a boot protocol (BootPlan.kind), None finds it out; ``module_files`` are multiboot modules.
+    ``protocol`` forces a boot protocol (BootPlan.kind), None finds it out; ``module_files`` are
+    multiboot modules, each a path, or a text of a path, a blank and arguments.
     ``stop_on`` ends the run when the text comes on the serial console. ``input`` is offered to the serial
     port at the start, or when the text ``input_after`` came. ``real_time`` makes an idle guest wait for the
     wall clock; None: if it has a NIC on the network. ``interactive``: input may come at any time, so a guest that
@@ -51,7 +52,7 @@ class MachineConfig:
     event_log: Path | None = None
     event_command: str | None = None
     protocol: str | None = None
-    module_files: tuple[Path, ...] = ()
+    module_files: tuple[Path | str, ...] = ()
     save_on_exit: Path | None = None
     save_on_fail_stop: Path | None = None
     saved: SavedMachine | None = None

@@ -32,11 +32,12 @@ class Module:
 
     path: Path
     data: bytes
+    arguments: str = ""
 
     @property
-    def name(self) -> bytes:
-        """The file's name without its folder, terminated: what kernels are told about it."""
-        return self.path.name.encode("utf-8", "surrogateescape") + b"\0"
+    def text(self) -> bytes:
+        """What kernels are told about it: the file's name without its folder and its arguments, terminated."""
+        return f"{self.path.name} {self.arguments}".rstrip().encode("utf-8", "surrogateescape") + b"\0"
 
 
 def read_file(path: Path, what: str, limit_bytes: int) -> bytes:

@@ -54,7 +54,11 @@ class Job:
         modules = (self.initrd, *self.modules) if self.initrd else self.modules
         placed = []
         for module in modules:
-            lowest = max(HIGH_MEMORY, self.layout.end)
             what = f"module {module.path}"
-            placed.append((self.layout.add(module.data, what, align=PAGE_BYTES, lowest=lowest), module))
+            behind = max(HIGH_MEMORY, self.layout.end)
+            if self.layout.find(len(module.data), align=PAGE_BYTES, lowest=behind) is not None:
+                address = self.layout.add(module.data, what, align=PAGE_BYTES, lowest=behind)
+            else:  # a kernel that wished to be at the end of RAM
+                address = self.layout.add(module.data, what, align=PAGE_BYTES, lowest=HIGH_MEMORY, from_top=True)
+            placed.append((address, module))
         return placed

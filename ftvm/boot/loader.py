@@ -49,13 +49,14 @@ def load(
     initrd: Path | None = None,
     append: str = "",
     ram_bytes: int,
-    modules: Sequence[Path] = (),
+    modules: Sequence[Path | str] = (),
     protocol: str | None = None,
 ) -> BootPlan:
     """The start state of a machine with ``ram_bytes`` of RAM that boots ``image``.
 
-    ``protocol`` (one of KINDS) insists on one where an image follows several. Raises UnusableFile for files that
-    cannot be booted so, UsageError for arguments that do not go with the image.
+    ``modules``: files, each with its arguments behind a blank if it has any. ``protocol`` (one of KINDS) insists on
+    one where an image follows several. Raises UnusableFile for files that cannot be booted so, UsageError
+    for arguments that do not go with the image.
     """
     if protocol is not None and protocol not in KINDS:
         raise UsageError(f"there is no boot protocol {protocol!r}", f"known are {', '.join(KINDS)}")
@@ -71,7 +72,7 @@ def load(
         layout=layout,
         append=append,
         initrd=Module(initrd, read_file(initrd, "initrd", ram_bytes)) if initrd else None,
-        modules=tuple(Module(path, read_file(path, "module", ram_bytes)) for path in modules),
+        modules=tuple(_module(str(module), ram_bytes) for module in modules),
     )
     entry = chosen.load(job)
     if not any(segment.gpa <= entry.ip < segment.gpa + len(segment.data) for segment in layout.segments):
@@ -87,6 +88,14 @@ def load(
         registers=reset.registers,
         symbols=contents.elf.symbols() if contents.elf else {},
     )
+
+
+def _module(text: str, ram_bytes: int) -> Module:
+    """``text`` is a file's path, or one with arguments behind a blank."""
+    path, arguments = text, ""
+    if not Path(text).exists():
+        path, _, arguments = text.partition(" ")
+    return Module(Path(path), read_file(Path(path), "module", ram_bytes), arguments.strip())
 
 
 def _recognise(image: Image, kind: str | None) -> Protocol:

@@ -9,7 +9,8 @@ from ftvm.boot.job import Job
 from ftvm.errors import UnusableFile
 from ftvm.memory_map import HIGH_MEMORY, VGA_TEXT
 
-LOADER_NAME = b"ftvm\0"
+LOADER_NAME = b"GRUB 2 (as ftvm)\0"
+"""The command line holds no file name, as with GRUB 2: Xen goes by this name, and would drop the first word."""
 
 EGA_TEXT_SCREEN = struct.pack("<QIIIBB", VGA_TEXT, 160, 80, 25, 16, 2)
 """Framebuffer information: address, bytes per line, columns, lines, bits per cell, type 'EGA text'."""

@@ -73,7 +73,7 @@ def load(job: Job) -> Entry:
             valid |= _ELF_SECTIONS
 
     modules = [
-        struct.pack("<IIII", address, address + len(module.data), job.add_information(module.name), 0)
+        struct.pack("<IIII", address, address + len(module.data), job.add_information(module.text), 0)
         for address, module in job.add_modules()
     ]
     module_list = job.add_information(b"".join(modules)) if modules else 0

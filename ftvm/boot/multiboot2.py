@@ -157,7 +157,7 @@ def _information(job: Job, elf: Elf | None, load_base: int | None) -> bytes:
         table = add_sections(job, elf)
         add(_INFO_SECTIONS, struct.pack("<III", len(elf.sections), entry_bytes, elf.section_names_index) + table)
     for address, module in job.add_modules():
-        add(_INFO_MODULE, struct.pack("<II", address, address + len(module.data)) + module.name)
+        add(_INFO_MODULE, struct.pack("<II", address, address + len(module.data)) + module.text)
     add(_INFO_MEMORY, struct.pack("<II", lower_kib(), upper_kib(ram_bytes)))
     ranges = b"".join(struct.pack("<QQII", *entry, 0) for entry in memory_map(ram_bytes))
     add(_INFO_MEMORY_MAP, struct.pack("<II", 24, 0) + ranges)

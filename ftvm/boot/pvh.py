@@ -35,7 +35,7 @@ def load(job: Job) -> Entry:
 
     command_line = job.add_information(job.command_line())
     entries = [
-        struct.pack("<QQQQ", address, len(module.data), job.add_information(module.name), 0)
+        struct.pack("<QQQQ", address, len(module.data), job.add_information(module.text), 0)
         for address, module in modules
     ]
     module_list = job.add_information(b"".join(entries)) if entries else 0

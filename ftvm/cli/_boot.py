@@ -20,7 +20,13 @@ _OPTIONS = (
     click.option(
         "--append", metavar="TEXT", default="", help="The guest's command line (added to that of a known guest)."
     ),
-    click.option("--module-file", "module_files", metavar="FILE", type=Path, multiple=True, help="A multiboot module."),
+    click.option(
+        "--module-file",
+        "module_files",
+        metavar="'FILE [ARGUMENTS]'",
+        multiple=True,
+        help="A multiboot or PVH module, with its command line.",
+    ),
     click.option("--protocol", type=click.Choice(KINDS), help="The boot protocol, where IMAGE does not tell."),
     click.option(
         "--memory", metavar="SIZE", type=parse_size, default="256M", show_default=True, help="RAM of the guest."
@@ -38,7 +44,7 @@ class Boot:
 
     initrd: Path | None
     append: str
-    module_files: tuple[Path, ...]
+    module_files: tuple[str, ...]
     protocol: str | None
     memory: int
     input_path: str | None

@@ -37,7 +37,7 @@ def test_memory_command_line_and_loader_name(tmp_path: Path) -> None:
     assert information.entry == MIB + 12
     assert information.fields("II", 4, 0) == (639, 63 * 1024)
     assert information.memory.text(*information.fields("I", 16, 2)) == "one two"
-    assert information.memory.text(*information.fields("I", 64, 9)) == "ftvm"
+    assert information.memory.text(*information.fields("I", 64, 9)) == "GRUB 2 (as ftvm)"
 
 
 def test_no_field_is_announced_that_is_not_there(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Information:
 def test_strings_memory_and_screen(tmp_path: Path) -> None:
     information = Information(boot(tmp_path, kernel(), append="one two"))
     assert information.tags[1] == [b"one two\0"]
-    assert information.tags[2] == [b"ftvm\0"]
+    assert information.tags[2] == [b"GRUB 2 (as ftvm)\0"]
     assert information.fields(4, "II") == (639, 63 * 1024)
     assert information.fields(8, "QIIIBB") == (0xB8000, 160, 80, 25, 16, 2)
     assert set(information.tags) == {0, 1, 2, 4, 6, 8, 14, 15}
@@ -83,6 +83,22 @@ def test_initrd_and_modules(tmp_path: Path) -> None:
         assert start >= MIB + 0x3000
         assert information.memory.read(start, end - start) == bytes([index]) * 5000
         assert body[8:] == f"file{index}\0".encode()
+
+
+def test_a_module_may_have_arguments_and_its_file_a_blank(tmp_path: Path) -> None:
+    plain, blank = write(tmp_path, b"1", "plain"), write(tmp_path, b"2", "a blank")
+    information = Information(boot(tmp_path, kernel(), modules=[f"{plain} root=/dev/vda  ro", blank, f"{blank}"]))
+    texts = [body[8:] for body in information.tags[3]]
+    assert texts == [b"plain root=/dev/vda  ro\0", b"a blank\0", b"a blank\0"]
+
+
+def test_modules_of_a_kernel_at_the_end_of_memory_lie_below_it(tmp_path: Path) -> None:
+    module = write(tmp_path, b"m" * 5000, "module")
+    highest = tag(RELOCATABLE, 0, 0xFFFFFFFF, 0x1000, 2)
+    information = Information(boot(tmp_path, kernel(highest, paddr=8 * MIB), modules=[module]))
+    ((start, end),) = [struct.unpack_from("<II", body) for body in information.tags[3]]
+    assert MIB <= start < end <= information.fields(21, "I")[0]
+    assert information.memory.read(start, end - start) == b"m" * 5000
 
 
 def test_symbols(tmp_path: Path) -> None:
