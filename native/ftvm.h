@@ -423,6 +423,8 @@ void ft_snapshots_drop(ft_snapshots *snapshots, uint32_t id);
  * `pages`, which has room for every page.
  */
 uint32_t ft_snapshots_restore(ft_snapshots *snapshots, uint32_t id, uint32_t *pages);
+/* Whether the image holds exactly that state now. Only what may differ is looked at. */
+int ft_snapshots_holds(const ft_snapshots *snapshots, uint32_t id);
 /* Memory that all states take together. */
 uint64_t ft_snapshots_bytes(const ft_snapshots *snapshots);
 

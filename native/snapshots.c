@@ -234,3 +234,21 @@ uint32_t ft_snapshots_restore(ft_snapshots *s, uint32_t id, uint32_t *pages)
     }
     return count;
 }
+
+int ft_snapshots_holds(const ft_snapshots *s, uint32_t id)
+{
+    const uint32_t *table = s->tables[id];
+
+    for (uint32_t page = 0; page < s->ram_pages; page++) {
+        const unsigned char *content = s->image + (uint64_t)page * PAGE_BYTES;
+
+        if (s->base[page] == table[page] && !s->changed[page]) {
+            continue;
+        }
+        if (table[page] == NO_SLOT ? !is_zero(content)
+                                   : memcmp(page_of(s, table[page]), content, PAGE_BYTES) != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}

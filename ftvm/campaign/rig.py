@@ -25,7 +25,7 @@ from ftvm.debug.code import code_address
 from ftvm.errors import HostError, UnusableFile
 from ftvm.faults.outcome import Outcome, classify, classify_alone
 from ftvm.machine import Machine
-from ftvm.module.fault import AtPosition, Fault, Leg, RamBit
+from ftvm.module.fault import ALWAYS, AtPosition, Fault, Leg, RamBit
 from ftvm.module.link import Snapshot
 from ftvm.monitor.checkpoint import Checkpoint
 from ftvm.monitor.ending import Ending
@@ -52,7 +52,6 @@ class Milestone:
     """A state of the golden run. ``shown`` is how much of its console came before."""
 
     checkpoint: Checkpoint
-    digest: str
     shown: int
 
 
@@ -78,6 +77,7 @@ class Stand:
             self.machine = resources.enter_context(Machine(config, self._show, self._hear))
             self._come_to_start()
             self._start = self.machine.checkpoint()
+            self._end: Checkpoint | None = None
             self.golden = golden if golden is not None and guest.outside else self._survey()
             self.milestones = [] if guest.outside else self._mark()
             self._resources = resources.pop_all()
@@ -139,13 +139,14 @@ class Stand:
     def _mark(self) -> list[Milestone]:
         """States of the golden run at places that divide it evenly."""
         golden, machine = self.golden, self.machine
-        milestones = [Milestone(self._start, golden.start_digest, 0)]
+        self._end = machine.checkpoint()
+        milestones = [Milestone(self._start, 0)]
         self._back_to(self._start, b"")
         for number in range(1, self._guest.milestones):
             position = golden.start + (golden.end - golden.start) * number // self._guest.milestones
             if position > machine.position:
                 self._golden_to(position)
-                milestones.append(Milestone(machine.checkpoint(), machine.digest, len(self.shown)))
+                milestones.append(Milestone(machine.checkpoint(), len(self.shown)))
         return milestones
 
     def _golden_to(self, position: int) -> None:
@@ -168,7 +169,7 @@ class Stand:
         self._back_to(base.checkpoint, self.golden.console[: base.shown])
         if base.checkpoint.position < position:
             self._golden_to(position)
-            base = Milestone(self.machine.checkpoint(), "", len(self.shown))
+            base = Milestone(self.machine.checkpoint(), len(self.shown))
         self._base = base
         self.noticed_s = None
 
@@ -186,8 +187,12 @@ class Stand:
             self.shown == self.golden.console[: milestone.shown]
             and self.whole()
             and self.machine.state == Snapshot(milestone.checkpoint.report.arch, milestone.checkpoint.report.board)
-            and self.machine.digest == milestone.digest
+            and self.machine.holds(milestone.checkpoint)
         )
+
+    def is_at_end(self) -> bool:
+        """Whether the state is that in which the golden run ended."""
+        return self.machine.digest == self.golden.digest if self._end is None else self.machine.holds(self._end)
 
     def whole(self) -> bool:
         """Whether all modules serve."""
@@ -197,8 +202,9 @@ class Stand:
 class _Course:
     """What becomes of a machine from the fault at ``position`` on."""
 
-    def __init__(self, stand: Stand, position: int) -> None:
+    def __init__(self, stand: Stand, fault: Fault, position: int) -> None:
         self._stand = stand
+        self._fault = fault
         self._position = position
         self._machine = stand.machine
         self._before = len(stand.machine.incidents)
@@ -216,7 +222,7 @@ class _Course:
         for milestone in self._stand.after(self._position):
             if self._over(milestone.checkpoint.position):
                 return
-            if self._stand.is_at(milestone):
+            if not self._lasts(milestone.checkpoint.position) and self._stand.is_at(milestone):
                 self.converged = True
                 self.ending = Ending(golden.ending, golden.exit_code)
                 return
@@ -224,6 +230,10 @@ class _Course:
         far = golden.end if limited else golden.end + (LONGER - 1) * (golden.end - golden.start) + MORE_BLOCKS
         if not self._over(far) and limited:
             self.ending = Ending(LIMIT)
+
+    def _lasts(self, position: int) -> bool:
+        """Bits may be held there: what is alike is so by chance, and may differ again."""
+        return self._fault.lasting == ALWAYS or self._position + self._fault.lasting > position
 
     def _over(self, position: int) -> bool:
         """Run on to ``position``; whether the experiment ended before."""
@@ -238,7 +248,7 @@ class _Course:
 
     def latent(self) -> bool:
         """Whether the final state is not the golden run's."""
-        return not self.converged and self._machine.digest != self._stand.golden.digest
+        return not self.converged and not self._stand.is_at_end()
 
 
 class Rig:
@@ -274,7 +284,7 @@ class Rig:
             stand.go(experiment.position)
         began_s = time.monotonic()
         inject(stand.machine, fault, column)
-        course = _Course(stand, experiment.position)
+        course = _Course(stand, fault, experiment.position)
         course.run()
         wall_s = time.monotonic() - began_s
         incidents = course.incidents

@@ -5,6 +5,7 @@ answers with a list of Trials for each experiment.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,10 @@ from ftvm.faults.outcome import Outcome
 
 RIG_TRIALS = 4000
 """After so many, machines are replaced: an engine keeps the memory of the translations that it dropped."""
+
+GARBAGE = 50_000
+"""New objects that may be garbage in cycles, of which experiments make few, until Python looks for it: it looks through
+all that two machines keep."""
 
 Answer = list[Trial] | Failure
 
@@ -99,6 +104,7 @@ def crashed(task: Task, column: Column, error: str) -> Trial:
 
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which ends its workers
+    gc.set_threshold(GARBAGE)
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     if lib.ft_link_die_with(parent) != 0:
         return 0

@@ -105,6 +105,9 @@ class _Snapshots:
         count = int(lib.ft_snapshots_restore(self._store, number, self._pages))
         return PageList(self._pages, count)  # valid until the next call
 
+    def holds(self, number: int) -> bool:
+        return bool(lib.ft_snapshots_holds(self._store, number))
+
     def drop(self, number: int) -> None:
         if self._store is not None:
             lib.ft_snapshots_drop(self._store, number)
@@ -250,6 +253,11 @@ class VerifiedImage:
         assert memory.owner is self
         pages = self._snapshots[0].restore(memory.number)
         return PageList.of([*pages, *also]) if also else pages
+
+    def holds(self, memory: KeptMemory) -> bool:
+        """Whether RAM is exactly what it was then."""
+        assert memory.owner is self
+        return self._snapshots[0].holds(memory.number)
 
     def kept_bytes(self) -> int:
         """What all kept states take."""

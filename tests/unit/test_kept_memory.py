@@ -44,6 +44,7 @@ def test_every_kept_state_comes_back_exactly(steps: list[tuple[str, int, int]]) 
                 assert differing <= listed
             case "drop" if kept:
                 del kept[number % len(kept)]
+        assert all(image.holds(memory) == (image.ram[:] == content) for memory, content in kept)
     for memory, content in kept:
         image.put_back(memory, [])
         assert image.ram[:] == content
