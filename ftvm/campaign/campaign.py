@@ -33,8 +33,8 @@ def plan(path: Path, campaign: CampaignPlan, progress: Progress) -> None:
     """Run every guest undisturbed, draw all experiments, and make the results file with them. Raises FtvmError."""
     Store.refuse_existing(path)
     golden = []
-    for guest in range(len(campaign.guest)):
-        progress(f"golden run of {campaign.guest[guest].image}", 0, 0)
+    for guest, of in enumerate(campaign.guest):
+        progress(f"golden run {guest + 1} of {len(campaign.guest)}: {of.image}", 0, 0)
         golden.append(_golden(campaign, guest))
     space = Space(campaign, golden, [image_of(guest) for guest in campaign.guest])
     facts = {
@@ -45,6 +45,7 @@ def plan(path: Path, campaign: CampaignPlan, progress: Progress) -> None:
         "faults": str(space.faults),
         "golden": msgspec.json.encode(golden).decode(),
     }
+    progress(f"drawing {space.sample_size():,} experiments out of {space.faults:,} possible faults", 0, 0)
     Store.create(path, facts, campaign, space.draw())
 
 

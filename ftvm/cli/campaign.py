@@ -1,16 +1,12 @@
 """``ftvm campaign``: thousands of experiments with one fault each, with lockstep and without."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ftvm.campaign import campaign, report
 from ftvm.campaign.guest import MODULES
@@ -20,6 +16,7 @@ from ftvm.campaign.store import Store
 from ftvm.campaign.summary import summarize
 from ftvm.campaign.work import Assignment, Pool
 from ftvm.cli._output import json_option, output_file, write_json
+from ftvm.cli._progress import progress
 from ftvm.cli._replay import replay
 from ftvm.errors import HostError, UsageError
 from ftvm.exitcodes import ExitCode
@@ -86,8 +83,8 @@ def run(
         share(confidence)
         changes["confidence"] = confidence
     what = msgspec.structs.replace(load_plan(plan), **changes)
-    with _progress() as show:
-        campaign.plan(out, what, show)
+    with progress() as shown:
+        campaign.plan(out, what, shown)
     return _carry_on(out, workers, dask)
 
 
@@ -208,8 +205,8 @@ def _carry_on(results: Path, workers: int | None, dask: str | None) -> ExitCode:
             return _dask_pool(assignment, dask)
         return LocalPool(assignment, workers or max(1, len(os.sched_getaffinity(0)) // 2))
 
-    with _progress() as progress:
-        campaign.carry_on(results, make_pool, progress)
+    with progress() as shown:
+        campaign.carry_on(results, make_pool, shown)
     with Store.read(results) as store:
         summary = summarize(store)
     click.echo(report.outcomes(summary), nl=False)
@@ -223,16 +220,3 @@ def _dask_pool(assignment: Assignment, address: str) -> AbstractContextManager[P
     except ImportError:
         raise HostError("dask.distributed is not installed", "pip install 'ftvm[dask]'") from None
     return DaskPool(assignment, address)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[campaign.Progress]:
-    """A bar on standard error, when that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
-
-        yield show
