@@ -1,5 +1,6 @@
 """The machines that a plan's guest runs on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ftvm.campaign.plan import CampaignPlan, Column, GuestPlan
@@ -9,7 +10,7 @@ from ftvm.errors import UnusableFile
 from ftvm.guests import catalogue
 from ftvm.machine import MachineConfig
 from ftvm.monitor.bays import DiskFiles
-from ftvm.network.spec import parse_nic
+from ftvm.network.spec import NicSpec, parse_nic
 from ftvm.storage.admin import create
 from ftvm.units import parse_size
 
@@ -69,5 +70,11 @@ def config_of(plan: CampaignPlan, guest: GuestPlan, column: Column, disks: tuple
         input=None if guest.input is None else guest.input.encode(),
         input_after=ready,
         disks=disks,
-        nics=tuple(parse_nic(nic) for nic in guest.nics),
+        nics=tuple(_nic(nic, column) for nic in guest.nics),
     )
+
+
+def _nic(text: str, column: Column) -> NicSpec:
+    """In simplex, it has one leg."""
+    nic = parse_nic(text)
+    return nic if column == "duplex" else replace(nic, legs=nic.legs[:1])

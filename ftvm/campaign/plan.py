@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ftvm.errors import FtvmError, UnusableFile, UsageError
+from ftvm.network.spec import parse_nic
 from ftvm.units import parse_blocks, parse_size
 
 PLAN_VERSION = 1
@@ -28,7 +29,8 @@ class GuestPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``image`` is a name that ``ftvm guests list`` shows, or a path, which counts from the plan's folder; so do
     ``initrd`` and ``symbols``, an ELF or map file. ``disks`` are sizes of empty mirrors of two legs, made anew for each
-    machine; ``nics`` as for ``ftvm run``. ``milestones``: how often an experiment is compared with the golden run.
+    machine; ``nics`` as for ``ftvm run``, without an outside. ``milestones``: how often an experiment is compared with
+    the golden run.
     """
 
     image: Text
@@ -41,7 +43,7 @@ class GuestPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start_text: Text | None = None
     stop_on: Text | None = None
     disks: list[str] = []
-    nics: list[Literal["loopback", "loopback:wire"]] = []
+    nics: list[Text] = []
     blocks: int | str | None = None
     milestones: Annotated[int, Meta(ge=1, le=MAX_MILESTONES)] = 16
     weight: Weight | None = None
@@ -170,6 +172,8 @@ def _check(plan: CampaignPlan) -> None:
         _field(f"{here}.memory", lambda guest=guest: guest.memory_bytes)
         for size in guest.disks:
             _field(f"{here}.disks", lambda size=size: parse_size(size))
+        for nic in guest.nics:
+            _check_nic(f"{here}.nics", nic)
         _field(f"{here}.start", lambda guest=guest: guest.start_position, least=0)
         if guest.blocks is not None:
             _field(f"{here}.blocks", lambda guest=guest: guest.limit_blocks)
@@ -177,6 +181,15 @@ def _check(plan: CampaignPlan) -> None:
             raise UsageError(f"{here} has both start and start_text", "give one of them")
         if guest.input_after and guest.input is None:
             raise UsageError(f"{here} has input_after but no input", "give the input too")
+
+
+def _check_nic(where: str, text: str) -> None:
+    try:
+        nic = parse_nic(text)
+    except FtvmError as error:
+        raise UsageError(f"{where}: {error.message}", error.hint) from None
+    if not nic.repeatable:
+        raise UsageError(f"{where}: {text} has an outside", "campaigns have loopback and loopback:WIRE")
 
 
 def _field(where: str, value: Any, least: int = 1) -> None:

@@ -300,6 +300,99 @@ def test_faults_of_every_kind_are_in_campaigns(
     assert simplex is None or {trial.outcome for trial in results if trial.column == "simplex"} <= simplex
 
 
+EVERYWHERE = """
+version = 1
+name = "every part of the machine"
+seed = 191
+experiments = 9
+epoch = "5k"
+
+[[guest]]
+image = "disk"
+memory = "16M"
+disks = ["1M"]
+nics = ["loopback,loopback"]
+weight = 1
+
+[[guest]]
+image = "net"
+memory = "16M"
+disks = ["1M"]
+nics = ["loopback,loopback", "loopback:wire", "loopback:wire"]
+weight = 1
+
+[[fault]]
+targets = ["general"]
+weight = 1
+
+[[fault]]
+targets = ["section:.data"]
+weight = 1
+
+[[fault]]
+targets = ["disk0.1"]
+kind = "io-error"
+weight = 1
+
+[[fault]]
+targets = ["nic0.0"]
+kind = "link-down"
+weight = 1
+
+[[fault]]
+targets = ["module"]
+kind = "kill"
+weight = 1
+"""
+
+
+def test_processors_memory_disks_nics_and_modules_are_hurt_in_one_campaign(tmp_path: Path) -> None:
+    plan = parse_plan(EVERYWHERE, "everywhere")
+    results = run(tmp_path / "r", plan, local(1))
+    with Store.read(tmp_path / "r") as store:
+        hit = {e.id: (plan.guest[e.guest].image, plan.fault[e.group].targets[0]) for e in store.experiments()}
+    assert [t.error for t in results if t.error is not None] == []
+    unhurt = {Outcome.MASKED, Outcome.RECOVERED}
+    failed_over = {Outcome.FAILED_OVER}
+    duplex = {
+        ("disk", "general"): unhurt,
+        ("disk", "section:.data"): unhurt,
+        ("disk", "disk0.1"): failed_over,
+        ("disk", "nic0.0"): failed_over,
+        ("disk", "module"): failed_over,
+        ("net", "general"): unhurt,
+        ("net", "nic0.0"): failed_over,
+        ("net", "module"): failed_over,
+    }
+    assert set(hit.values()) == set(duplex)
+    alone: dict[tuple[str, str], str] = {}
+    for trial in results:
+        where = hit[trial.experiment]
+        if trial.column == "duplex":
+            assert trial.outcome in duplex[where], (where, trial)
+        else:
+            alone[where] = trial.outcome
+    assert alone["disk", "disk0.1"] == alone["disk", "module"] == alone["net", "module"] == Outcome.CRASH
+    assert alone["net", "nic0.0"] in (Outcome.CRASH, Outcome.HANG)  # it fails its tests, or waits for frames for ever
+    assert alone["disk", "nic0.0"] == Outcome.MASKED  # it does not use it
+
+
+def test_bits_that_are_held_are_never_over_by_chance(tmp_path: Path) -> None:
+    """A bit of RFLAGS that is always 1 anyway: nothing differs, but nobody can know that nothing will."""
+    rig = Rig(small(), 0)
+    try:
+        fault = "module=1,target=rflags:1,kind=stuck-at-1,at=100,for={}"
+        ends = {
+            blocks: rig.conduct(
+                Experiment(0, 0, 0, 100, 1, "rflags", 1, "stuck-at-1", fault.format(blocks)), "duplex"
+            ).converged
+            for blocks in ("1", "1000000", "always")
+        }
+    finally:
+        rig.close()
+    assert ends == {"1": True, "1000000": False, "always": False}
+
+
 def test_a_campaign_that_is_ended_early_has_struck_everywhere() -> None:
     experiments = [experiment(number, guest=number % 2, position=number) for number in range(20_000)]
     made = batches(experiments, dict.fromkeys(range(20_000), ("duplex",)))

@@ -40,6 +40,8 @@ def test_a_plan_is_read() -> None:
         (('memory = "2M"', 'memory = "2M"\nblocks = 0'), "blocks"),
         (('memory = "2M"', 'memory = "2M"\ninput_after = "x"'), "input"),
         (('memory = "2M"', 'memory = "2M"\nmilestones = 0'), "milestones"),
+        (('memory = "2M"', 'memory = "2M"\nnics = ["loopback", "ether"]'), r"guest\[0\].nics.*'ether'"),
+        (('memory = "2M"', 'memory = "2M"\nnics = ["loopback,tap:tap0"]'), "outside"),
         (('memory = "2M"', 'memory = "2M"\nweight = 0'), "weight"),
         (('targets = ["general", "rip", "rflags"]', "targets = []"), "targets"),
         (("[[fault]]", "[fault]"), "fault"),
