@@ -346,6 +346,9 @@ static void load_state(ft_cpu *cpu, const ft_arch *arch)
     memcpy(msr->mtrr_mask, arch->mtrr_mask, sizeof(arch->mtrr_mask));
     ft_engine_load(cpu, arch);
     ft_engine_set_position(cpu, arch->position);
+    if (arch->alone) {
+        ft_engine_restart(cpu);
+    }
 }
 
 void ft_cpu_load(ft_cpu *cpu, const ft_arch *arch)

@@ -179,13 +179,14 @@ int ft_engine_run(ft_cpu *cpu);
 /*
  * Inside a block. `enter` runs to behind the count of the next block, unless something stops the CPU before; then, as
  * long as instructions are left of it, `run_piece` runs some of them. Both as ft_engine_run(). Where the CPU is `restarting` an
- * instruction as a block of its own, it cannot stand: enter that.
+ * instruction as a block of its own, steps do not stand: enter that. `restart`: it is, in a state that was loaded.
  */
 int ft_engine_enter(ft_cpu *cpu);
 int ft_engine_run_piece(ft_cpu *cpu, uint32_t instructions);
 uint32_t ft_engine_instructions_done(const ft_cpu *cpu);
 uint32_t ft_engine_instructions_left(const ft_cpu *cpu);
 bool ft_engine_restarting(const ft_cpu *cpu);
+void ft_engine_restart(ft_cpu *cpu);
 /* The state was replaced: it is that at a block entry. */
 void ft_engine_forget_block(ft_cpu *cpu);
 /* The next instruction of the block at hand, of `bytes` bytes, counts as done. */

@@ -538,10 +538,16 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
         return;
     }
     /*
-     * A block that modified itself, or met a data breakpoint, is restarted there as a block of one instruction. Whether
-     * that happens must not depend on where we stop, and after a stop here a longer block would be translated. So go on.
+     * A block that modified itself, or met a data breakpoint, is restarted there as a block of one instruction. Nothing
+     * comes between, and where we stop here, the next block is one of one instruction still.
      */
-    if (position != engine->restart_position) {
+    if (position == engine->restart_position) {
+        if (position >= cpu->limit && !engine->entering && !engine->in_piece) {
+            arm(engine, position, position);
+            FIELD(engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = 1;
+            leave(cpu, FT_STOP_POSITION, HOST_PC());
+        }
+    } else {
         arm(engine, position, position);
         if (engine->in_piece) { /* it went straight to the next block */
             leave(cpu, FT_STOP_POSITION, HOST_PC());
@@ -1606,6 +1612,7 @@ void ft_engine_save(const ft_cpu *cpu, ft_arch *arch)
     arch->sysenter_eip = FIELD(env, ENV_SYSENTER_EIP, uint64_t);
     arch->interrupt_shadow = FIELD(env, ENV_HFLAGS, uint32_t) & HF_INHIBIT_IRQ ? 1 : 0;
     arch->nmi_blocked = FIELD(env, ENV_HFLAGS2, uint32_t) & HF2_NMI_BLOCKED ? 1 : 0;
+    arch->alone = ft_engine_restarting(cpu);
     arch->fpu_control = FIELD(env, ENV_FPUC, uint16_t);
     arch->fpu_status = (FIELD(env, ENV_FPUS, uint16_t) & ~0x3800u) | (FIELD(env, ENV_FPSTT, uint32_t) & 7)
                                                                          << 11;
@@ -1901,10 +1908,17 @@ bool ft_engine_restarting(const ft_cpu *cpu)
     return cpu->engine->restart_position == ft_engine_position(cpu);
 }
 
+void ft_engine_restart(ft_cpu *cpu)
+{
+    cpu->engine->restart_position = ft_engine_position(cpu);
+    FIELD(cpu->engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = 1;
+}
+
 void ft_engine_forget_block(ft_cpu *cpu)
 {
     cpu->engine->block = (stepped_block){0};
     cpu->engine->data_breakpoints_hit = 0;
+    cpu->engine->restart_position = FT_NO_POSITION;
     FIELD(cpu->engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = UINT32_MAX;
 }
 

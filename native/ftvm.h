@@ -73,6 +73,9 @@ typedef struct {
     uint32_t halted;           /* 1 between HLT and the interrupt that ends it */
     uint32_t nmi_pending;
     uint32_t nmi_blocked; /* 1 from the delivery of an NMI to the next IRET */
+    uint32_t
+        alone; /* 1 where a block was left to begin the instruction at hand anew, as a block of its own */
+    uint32_t reserved;
     uint32_t fpu_control;
     uint32_t fpu_status; /* with TOP in bits 11..13 */
     uint32_t fpu_tags;   /* abridged, as FXSAVE has it: bit n set = ST slot n in use */

@@ -18,7 +18,7 @@ from ftvm.module.registers import REGISTERS
 
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
-_TIME = ("position", "skipped_ns", "interrupt_shadow", "halted", "nmi_pending", "nmi_blocked")
+_TIME = ("position", "skipped_ns", "interrupt_shadow", "halted", "nmi_pending", "nmi_blocked", "alone")
 
 MODULE_KINDS = ("kill", "hang", "slow")
 _LEG = re.compile(r"(disk|nic)[0-9]\.[0-9]")

@@ -194,8 +194,9 @@ class Session:
         """To the entry of the block at ``position``, where the guest comes there first, and on by so many of its
         instructions. Beyond the present it runs there; if it does not come there, the result says why.
 
-        Raises UsageError for a place that is not there.
+        Raises UsageError for a place that is not there; it stands where it stood then.
         """
+        here = self.position, self.instruction
         if position < self._checkpoints[0].position:
             raise UsageError(f"nothing is known of position {position}", f"the session began at {self.checkpoints[0]}")
         if instruction < 0:
@@ -211,6 +212,7 @@ class Session:
             if instruction:
                 self._loop.venture(position, instruction)
         if (self.position, self.instruction) != (position, instruction):
+            self.goto(*here)
             raise UsageError(f"the block at {position} has no instruction {instruction} to stand before")
         return None
 

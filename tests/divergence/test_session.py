@@ -137,6 +137,7 @@ def test_what_is_not_there_is_refused_and_nothing_is_lost(session: Session) -> N
     ):
         with pytest.raises(UsageError):
             wrong()
+        assert (session.position, session.instruction) == (1_000_000, 0)
     session.goto(0)
     with pytest.raises(UsageError):
         session.back_blocks()
@@ -144,6 +145,23 @@ def test_what_is_not_there_is_refused_and_nothing_is_lost(session: Session) -> N
         session.back_instructions()
     assert session.run() is not None
     assert session.machine.digest == golden("workload", "rounds=2").result.state_digest
+
+
+def test_where_instructions_begin_anew_places_are_gone_to_and_stepped_from() -> None:
+    """A block that changes itself ends at the instruction that does so, which begins again as a block of its own."""
+    with build("selfmod") as machine:
+        session = Session(machine)
+        session.run(position=12_000)
+        for position in (10_854, 10_853, 10_859):
+            session.goto(position)
+            assert (session.position, session.instruction) == (position, 0)
+        session.goto(10_850)
+        for position in range(10_851, 10_870):
+            session.step_blocks()
+            assert (session.position, session.instruction) == (position, 0)
+        for position in reversed(range(10_850, 10_869)):
+            session.back_blocks()
+            assert (session.position, session.instruction) == (position, 0)
 
 
 def talk(real_time: bool, **options: Any) -> Iterator[tuple[Session, bytearray]]:

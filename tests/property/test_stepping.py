@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ftvm.guests.catalogue import Guest
+from ftvm.module.registers import REGISTERS
 from ftvm.units import MIB
 from tests.divergence.machines import kernel
 from tests.property.rig import Rig, State
@@ -68,6 +69,34 @@ def test_a_stretch_of_every_instruction_of_code_that_modifies_itself() -> None:
                 straight.run(stepped.cpu.position())
                 same(stepped.state(), straight.state())
     assert restarts > 50
+
+
+@pytest.mark.parametrize(("name", "first", "last"), [("exceptions", 13_000, 13_400), ("selfmod", 10_850, 11_050)])
+def test_every_position_can_be_stood_at_and_gone_on_from(name: str, first: int, last: int) -> None:
+    """Also where an instruction begins anew behind a block that it changed, or in which it met a data breakpoint."""
+    begun_anew, compared_at = 0, None
+    with rigs(3, kernel(name)) as (halting, straight, moved):
+        for position in range(first, last):
+            halting.run(position)
+            here = halting.state(ram=True)
+            assert here.position == position
+            if position == compared_at:
+                moved.run(position)
+                same(moved.state(ram=True), here)
+                compared_at = None
+            if REGISTERS["alone"].of(here.arch) and compared_at is None:
+                begun_anew, compared_at = begun_anew + 1, position + 3
+                moved.ram[:] = here.ram
+                moved.cpu.load(here.arch)
+                moved.cpu.invalidate_code(0, len(moved.ram))
+                moved.board.load(here.board)
+                same(moved.state(ram=True), here)
+        assert begun_anew > 1
+        halting.run()
+        straight.run()
+        same(halting.state(ram=True), straight.state(ram=True))
+        moved.run()
+        same(moved.state(ram=True), straight.state(ram=True))
 
 
 def test_linux_that_was_stepped_through_boots_as_one_that_was_not(fetched: Callable[[str], Guest]) -> None:

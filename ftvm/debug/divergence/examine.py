@@ -161,7 +161,7 @@ class Examiner:
             far = " It is far from the fault: an earlier one whose effect did not last may have been missed."
             return found + (far if finding.skimmed else "")
         if finding.masked:
-            return "What differed was gone before any instruction used it; something else must differ too."
+            return "What differed was overwritten before any instruction used it."
         if finding.block is not None:
             return f"The first wrong instruction is in the block before position {finding.block.place.position:,}."
         until = f"No instruction up to position {finding.searched_until:,} used what differs"
