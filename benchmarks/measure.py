@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import ftvm
+from ftvm.monitor.build_id import build_id
 
 KERNELS = Path(ftvm.__file__).parent / "firmware" / "kernels"
 BARE = [sys.executable, str(Path(__file__).with_name("bare.py"))]
+QEMU = "qemu-system-x86_64"
 FTVM = [sys.executable, "-m", "ftvm", "run", "--no-interactive"]
 
 
@@ -130,7 +133,9 @@ def report(benchmark: str, settings: dict[str, Any], measure: Callable[[], dict[
     document = {
         "benchmark": benchmark,
         "ftvm": ftvm.__version__,
+        "build": build_id(),
         "python": platform.python_version(),
+        "qemu": _qemu_version(),
         "host": {
             "cpu": cpu.partition(":")[2].strip(),
             "cores": len(os.sched_getaffinity(0)),
@@ -143,6 +148,15 @@ def report(benchmark: str, settings: dict[str, Any], measure: Callable[[], dict[
     }
     json.dump(document, sys.stdout, indent=2)
     print()
+
+
+def _qemu_version() -> str | None:
+    """What is compared with, where something is."""
+    qemu = shutil.which(QEMU)
+    if qemu is None:
+        return None
+    first = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
+    return first.strip()
 
 
 def to_stderr(line: str) -> None:

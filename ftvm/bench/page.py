@@ -22,7 +22,8 @@ def page(documents: Sequence[Document]) -> str:
 def _section(document: Document) -> str:
     host = document.get("host", {})
     facts = (
-        f"ftvm {document.get('ftvm')}, Python {document.get('python')}; {host.get('cpu')}, {host.get('cores')} cores,"
+        f"ftvm {document.get('ftvm')} (build {document.get('build')}), Python {document.get('python')},"
+        f" {document.get('qemu') or 'no QEMU'}; {host.get('cpu')}, {host.get('cores')} cores,"
         f" Linux {host.get('kernel')}; load before {host.get('load_before')}, stolen {host.get('stolen')};"
         f" {document.get('settings')}"
     )
