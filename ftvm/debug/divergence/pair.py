@@ -106,8 +106,8 @@ class Pair:
                 module.set_up(board, self._snapshot, 0)
                 self.modules.append(module)
             for module in self.modules:
+                module.await_ready()  # until then its engine tries itself out, at the bottom of RAM
                 module.fill(image)
-                module.await_ready()
             self._resources = resources.pop_all()
         self.sound, self.faulty = self.modules
 
