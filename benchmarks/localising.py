@@ -1,9 +1,13 @@
-"""Seeded flips in the workload kernel, localised while the machine runs; and the same by brute force."""
+"""Seeded flips in the workload kernel, localised while the machine runs; and the same by brute force. Used by
+localise.py and tests/divergence/test_localise.py.
+"""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import ftvm
 from ftvm.debug.divergence.pair import Pair, Place
 from ftvm.debug.divergence.search import Finding, localise
 from ftvm.machine import Machine, MachineConfig
@@ -12,8 +16,8 @@ from ftvm.module.fault import AtPosition, Fault, RamBit, RegisterBit, Target
 from ftvm.monitor.compare import Difference
 from ftvm.monitor.recovery import Incident
 from ftvm.units import MIB
-from tests.divergence.machines import kernel
 
+WORKLOAD = Path(ftvm.__file__).parent / "firmware" / "kernels" / "workload.elf"
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rflags")
 FLAGS = (0, 2, 4, 6, 7, 11)
 DATA = range(0x104000, 0x1E2000)
@@ -60,7 +64,7 @@ def localised(fault: Fault, brute: bool = False) -> Localised | None:
         found.append(Localised(fault, finding, place))
         machine.request_stop()
 
-    machine = Machine(MachineConfig(kernel("workload"), memory_bytes=32 * MIB, timeout_s=300.0))
+    machine = Machine(MachineConfig(WORKLOAD, memory_bytes=32 * MIB, timeout_s=300.0))
     machine.follow_incidents(look)
     machine.inject(fault)
     machine.run()

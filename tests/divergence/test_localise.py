@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.localising import Localised, flip, localised
 from ftvm.cli.explain import command as explain
 from ftvm.debug.divergence import report
 from ftvm.debug.divergence.examine import Examiner
@@ -22,7 +23,6 @@ from ftvm.errors import UnusableFile
 from ftvm.machine import Machine, MachineConfig
 from ftvm.module.fault import ALWAYS, AtPosition, Change, Fault, Operation, Process, RamBit, RegisterBit
 from ftvm.units import MIB
-from tests.divergence.localising import Localised, flip, localised
 from tests.divergence.machines import kernel
 
 
