@@ -155,6 +155,7 @@ class Machine:
         nics = Nics(config.nics, config.capture, self._log)
         resources.callback(nics.close)
         self._start = self._start.with_devices(bays.configs, nics.configs)
+        bays.refuse_changed(self._start.disks)
         image = self._image = VerifiedImage(config.memory_bytes, threads=max(2, config.modules))
         resources.callback(image.close)
         service = self._service = Service(config.modules, self._start_module, image, self._log)
@@ -385,6 +386,8 @@ class Machine:
         UsageError when there is nothing to go on with later.
         """
         self._save(path)
+        if self._lockstep is not None:
+            self._lockstep.stop_at_once()
         self.request_stop()
 
     def _save(self, path: Path) -> None:
@@ -399,7 +402,8 @@ class Machine:
             inputs, kicked = lockstep.unseen()
             if keys := self._console.keys_waiting():
                 inputs = events.encode([*(events.decode_inputs(inputs) if inputs else ()), *keys])
-            state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting(), kicked)
+            disks = [[*disk.mirror.stamps().values()] for disk in self.disks]
+            state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting(), kicked, disks)
             savefile.save(path, state, image)
         except HostError as error:
             self._log.emit(SUSPEND_FAILED, "machine", reason=error.message)

@@ -1,11 +1,12 @@
 """The disk bays of a machine: from files to open disks, and to what the guest sees of them."""
 
 import contextlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftvm.errors import UsageError
+from ftvm.errors import UnusableFile, UsageError
 from ftvm.module.board import DISK_BAYS, DiskConfig
 from ftvm.monitor.block import Block
 from ftvm.monitor.eventlog import EventLog
@@ -14,6 +15,7 @@ from ftvm.monitor.legs import Legs
 from ftvm.monitor.poller import Poller
 from ftvm.storage.mirror import Mirror
 from ftvm.storage.opening import open_disk
+from ftvm.storage.stamp import LegStamp, unchanged
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,23 @@ class Bays:
     def configs(self) -> tuple[DiskConfig, ...]:
         """What the guest sees."""
         return tuple(config for _, config, _, _ in self._open)
+
+    def refuse_changed(self, saved: Sequence[Sequence[LegStamp]]) -> None:
+        """``saved``, by bay: the disks as a machine left them. Raises UnusableFile for one that was changed since."""
+        for (name, _, mirror, _), before in zip(self._open, saved, strict=False):
+            now = mirror.stamps()
+            if unchanged(before, now.values()):
+                continue
+            file, then = next(
+                ((file, old) for file, new in now.items() for old in before if old.may_be(new)),
+                (mirror.status().legs[0].where, before[0]),
+            )
+            seconds, ns = divmod(then.changed_ns, 10**9)
+            raise UnusableFile(
+                f"{name} ({file}) was changed since the machine was saved: its guest knows another disk",
+                "put back what was there then; if it is a copy of that, give it its time:"
+                f" touch --date=@{seconds}.{ns:09} {shlex.quote(file)}",
+            )
 
     def plug_in(self, image: VerifiedImage, poller: Poller, *, real_time: bool) -> list[Block]:
         """The I/O halves, one for each disk."""

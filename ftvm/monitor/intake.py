@@ -181,6 +181,7 @@ class Intake:
             self._pauses.forget()  # it is a medium that the guest waits for, not us
             if self._requests.due:
                 self._requests.run_due()
+                self._waiting.end_if_told()
         if self._faults:
             inputs.append(self._told_faults())
         if self._entering:

@@ -193,6 +193,7 @@ class Lockstep:
                 look()
             self._standing = False
             self._attend()
+            self._waiting.end_if_told()  # one that was saved must not go on
             if self._script is not None:
                 self._play_epoch(self._script)
             else:
@@ -269,18 +270,18 @@ class Lockstep:
         if ending in (HALTED, STOPPED) and self._script is not None and self._script.goes_on(self.moment):
             ending = None  # somebody let it go on then
         self.finished = ending not in (None, STOPPED)
-        for output in outputs:
-            if isinstance(output, ConsoleOut):
-                self._stretch.look_for_text(output)
-                self._console.release(output, shown=self._script is None or self.script_shown)
-            elif self._script is not None:
-                continue  # what came of it is in the script
-            elif isinstance(output, FaultStruck):
-                self._on_fault(output)
-            else:
-                self._devices.release(output)
-        if self._script is None and not self._intake.more:  # else the chips do not know yet what their devices did
-            self._devices.committed()
+        shown = [output for output in outputs if isinstance(output, ConsoleOut)]
+        if self._script is None:  # else what came of the others is in the script
+            for output in outputs:
+                if isinstance(output, FaultStruck):
+                    self._on_fault(output)
+                elif not isinstance(output, ConsoleOut):
+                    self._devices.release(output)
+            if not self._intake.more:  # else the chips do not know yet what their devices did
+                self._devices.committed()
+        for output in shown:  # last: whoever sees it may save the machine, with all that devices were told
+            self._stretch.look_for_text(output)
+            self._console.release(output, shown=self._script is None or self.script_shown)
         if report.stop == StopKind.DEBUG:
             self._stretch.hit = DebugHit.decode(report.detail)
         if report.stop == StopKind.ENGINE:
@@ -364,6 +365,11 @@ class Lockstep:
         """The verified state, for a machine that is to go on from it. Faults that have happened since then are not in
         it, nor in what ``unseen`` gives: they happened to modules that it will not have."""
         return Snapshot(self._image.arch, without_faults(self._image.board, self._intake.struck))
+
+    def stop_at_once(self) -> None:
+        """When the stop comes, the running epoch is not committed any more: the outside would see what a machine that
+        was just saved will do again."""
+        self._waiting.at_once = True
 
     # ---- what enters ----
 

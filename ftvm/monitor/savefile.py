@@ -25,6 +25,7 @@ from ftvm.module.link import BOARD_BYTES, COMMAND_BYTES, Snapshot
 from ftvm.module.registers import ARCH_BYTES
 from ftvm.monitor.build_id import build_id
 from ftvm.monitor.image import VerifiedImage
+from ftvm.storage.stamp import LegStamp
 from ftvm.units import MIB, PAGE_BYTES
 
 MAGIC = b"FTVMSAVE"
@@ -50,7 +51,7 @@ class MachineState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``guest`` says for people what it runs. ``inputs`` (encoded events) were given to the modules at this position in an
     epoch that was never committed; ``typed`` was offered to the console and is to follow them; then the devices
-    ``kicked`` are to be served.
+    ``kicked`` are to be served. ``disks``: by bay, the legs that were in sync.
     """
 
     guest: str
@@ -59,6 +60,7 @@ class MachineState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: bytes = b""
     typed: bytes = b""
     kicked: list[str] = []
+    disks: list[list[LegStamp]] = []
 
 
 class _Header(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.recording import Recording
 from ftvm.monitor.savefile import SavedMachine
 from ftvm.network.frame import format_mac
+from ftvm.storage.stamp import LegStamp
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class StartState:
     """What the modules are told at their start, and how RAM is filled. ``guest`` says for people what runs.
 
     ``inputs`` (encoded) enter the modules before their first block; ``typed`` is to be offered to the console, and the
-    devices ``kicked`` are to be served.
+    devices ``kicked`` are to be served. ``disks``: by bay, how the machine left them.
     """
 
     guest: str
@@ -34,6 +35,7 @@ class StartState:
     inputs: bytes = b""
     typed: bytes = b""
     kicked: Sequence[str] = ()
+    disks: Sequence[Sequence[LegStamp]] = ()
     resumed: bool = False
     recorded: bool = False
     """What the outside did is in a recording, and the outside is not there."""
@@ -91,7 +93,17 @@ class StartState:
             changed.load(snapshot.board)
             changed.await_stop_text()
             snapshot = Snapshot(snapshot.arch, changed.save())
-        return cls(state.guest, board, snapshot, saved.fill, state.inputs, state.typed, state.kicked, resumed=True)
+        return cls(
+            state.guest,
+            board,
+            snapshot,
+            saved.fill,
+            state.inputs,
+            state.typed,
+            state.kicked,
+            state.disks,
+            resumed=True,
+        )
 
 
 def _describe_disks(disks: tuple[DiskConfig, ...]) -> str:

@@ -21,11 +21,12 @@ class Waiting:
         self._stop = stop
         self._until_s = until_s
         self._stretch_until_s: float | None = None
-        self._at_once = False
+        self.at_once = False
+        """An end comes in the middle of an epoch as well; until the next stretch."""
 
     def begin_stretch(self, until_s: float | None, at_once: bool) -> None:
         """What is waited for from here on ends at ``until_s``, too; ``at_once``: in the middle of an epoch as well."""
-        self._stretch_until_s, self._at_once = until_s, at_once
+        self._stretch_until_s, self.at_once = until_s, at_once
 
     def wait(self, timeout_s: float | None) -> None:
         """Sleep until something happens; work on modules that come and go meanwhile. Raises Ended when told to end."""
@@ -38,7 +39,7 @@ class Waiting:
 
     def wait_for_modules(self, timeout_s: float) -> None:
         """The same in the middle of an epoch, which must be brought to its end if anything is to follow."""
-        if self._at_once:
+        if self.at_once:
             self.wait(timeout_s)
         else:
             self._sleep(timeout_s)

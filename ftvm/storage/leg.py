@@ -145,6 +145,11 @@ class Leg:
         if size != self._size_bytes:
             raise LegFailed(Reason.SIZE_CHANGED, f"the file has {size} bytes, the disk {self._size_bytes}")
 
+    def changed_ns(self) -> int:
+        """When the image was changed last."""
+        with _as_leg_failure("asking for the time of the last change"):
+            return self._image.mtime_ns()
+
     def mark(self, masks: dict[int, int]) -> None:
         """Write sectors of the dirty bitmap; durable on return."""
         if self._sidecar is not None:

@@ -4,6 +4,7 @@ One thread, the monitor's, calls everything here. ``submit`` and the operator's 
 ``fileno()`` can be read, or ``deadline_s()`` has come, call ``poll``: completions and events arrive from within it.
 """
 
+import contextlib
 import math
 import select
 from collections import deque
@@ -25,6 +26,7 @@ from ftvm.storage.regions import REGION_BYTES, RegionSet, region_count
 from ftvm.storage.request import Completion, DiskError, Operation, Request
 from ftvm.storage.resync import Resync
 from ftvm.storage.scrub import Scrub, ScrubReport
+from ftvm.storage.stamp import LegStamp
 from ftvm.storage.volume import Volume
 
 STALLED_AFTER_S = 60.0
@@ -234,6 +236,16 @@ class Mirror:
             dirty_bytes=self._bytes(self._array.intents.marked) if self._volume.recorded else 0,
             legs=[self._leg_status(place) for place in self._array.places],
         )
+
+    def stamps(self) -> dict[str, LegStamp]:
+        """Of the legs in sync, by file; when nothing is in progress. A leg that cannot say has none."""
+        stamps = {}
+        for place in self._array.in_sync():
+            if place.leg is not None:
+                with contextlib.suppress(LegFailed):
+                    leg = place.leg_id if self._volume.recorded else b""
+                    stamps[str(place.path)] = LegStamp(leg, place.leg.changed_ns())
+        return stamps
 
     def close(self) -> None:
         """Finish what was submitted, sync, and leave every leg in good order. Blocks.

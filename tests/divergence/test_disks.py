@@ -4,19 +4,23 @@ import functools
 import os
 import random
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ftvm.machine import Machine
+from ftvm.errors import UnusableFile
+from ftvm.machine import Machine, MachineConfig
 from ftvm.module.fault import RegisterBit
 from ftvm.monitor.bays import DiskFiles
-from ftvm.storage.admin import create
+from ftvm.storage.admin import create, decide, split
+from ftvm.storage.blocking import BlockingDisk
 from ftvm.storage.faulty import Fault, FaultModel
+from ftvm.storage.opening import open_disk
 from ftvm.units import MIB
-from tests.divergence.machines import Run, run
+from tests.divergence.machines import Run, kernel, run
 from tests.divergence.test_suspend import Session, looking, suspended
 
 ROUNDS = "rounds=40"
@@ -156,6 +160,82 @@ def test_suspended_anywhere_it_goes_on_with_its_disks(bay: Bay, tmp_path: Path, 
     first = session.boot("disk", append=ROUNDS, disks=bay.disks, epoch_blocks=dice.randrange(1_000, 100_000))
     suspended(first, file, lambda: first.position >= at)
     result = session.resume(file, disks=bay.disks, modules=dice.choice([1, 2])).run()
+    outside = (result.outcome, result.exit_code, bytes(session.shown), result.state_digest)
+    assert_as_undisturbed(outside, bay)
+
+
+@pytest.fixture
+def saved(bay: Bay, tmp_path: Path) -> Path:
+    """The file of a machine that was saved in the middle of its work on ``bay``."""
+    file = tmp_path / "file"
+    first = Session().boot("disk", append=ROUNDS, disks=bay.disks, epoch_blocks=5_000)
+    at = undisturbed()[0].result.blocks // 2
+    suspended(first, file, lambda: first.position >= at)
+    return file
+
+
+def go_on(saved: Path, *paths: Path) -> None:
+    """It must end as undisturbed."""
+    result = Session().resume(saved, disks=(DiskFiles(paths),)).run()
+    assert result.state_digest == undisturbed()[0].result.state_digest
+
+
+def test_a_disk_that_was_changed_since_the_machine_was_saved_is_refused(bay: Bay, saved: Path) -> None:
+    then = bay.contents()[0]
+    disk = BlockingDisk(open_disk(bay.paths))
+    disk.write(0, 512 * b"x")
+    disk.close()
+    with pytest.raises(UnusableFile, match=r"disk0 \(.*leg0.img\) was changed since the machine was saved") as refusal:
+        go_on(saved, *bay.paths)
+    for path in bay.paths:
+        path.write_bytes(then)
+    command = (refusal.value.hint or "").partition("its time: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    go_on(saved, *bay.paths)
+
+
+def test_a_leg_may_have_been_copied_anew_from_one_that_the_guest_knows(bay: Bay, saved: Path) -> None:
+    left, right = bay.paths
+    left.write_bytes(bytes(MIB))
+    decide(bay.paths, right)
+    disk = BlockingDisk(open_disk(bay.paths))
+    disk.resync()
+    disk.close()
+    split(bay.paths)
+    with pytest.raises(UnusableFile, match="was changed since"):
+        go_on(saved, left)
+    go_on(saved, right)
+
+
+def test_what_a_machine_does_after_it_was_saved_it_does_to_its_disks(bay: Bay, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with Session().boot("disk", append=ROUNDS, disks=bay.disks, epoch_blocks=5_000) as machine:
+        machine.run_until(position=undisturbed()[0].result.blocks // 2)
+        machine.save(file)
+        machine.run()
+    with pytest.raises(UnusableFile, match="was changed since"):
+        go_on(file, *bay.paths)
+
+
+@pytest.mark.parametrize("texts", [0, 3, 6, 9])
+def test_nothing_reaches_a_disk_after_a_machine_was_suspended(bay: Bay, tmp_path: Path, texts: int) -> None:
+    """In the middle of an epoch (0), or when it shows so many texts and has told its disk something, too."""
+    file, shown = tmp_path / "file", bytearray()
+
+    def show(channel: str, data: bytes) -> None:
+        shown.extend(data)
+        if texts and shown.count(b"\n") >= texts and machine.saved_to is None:
+            machine.suspend(file)
+
+    def look() -> None:
+        if not texts and machine.saved_to is None and machine.position >= undisturbed()[0].result.blocks // 2:
+            machine.suspend(file)
+
+    config = MachineConfig(image=kernel("disk"), append=ROUNDS, memory_bytes=64 * MIB, disks=bay.disks)
+    with Machine(config, show) as machine, looking(machine, look):
+        assert machine.run().outcome == "stopped"
+    session = Session(shown)
+    result = session.resume(file, disks=bay.disks).run()
     outside = (result.outcome, result.exit_code, bytes(session.shown), result.state_digest)
     assert_as_undisturbed(outside, bay)
 
