@@ -93,6 +93,7 @@ class Lockstep:
         self._scrub_first = 0
         self._stretch = Stretch(Goal(), 0, 0)
         self._advancing = False
+        self._looping = False
         self._interrupted: Epoch | None = None
         self._standing = False
         self._script: Script | None = None
@@ -139,7 +140,11 @@ class Lockstep:
         self.ending = None
         if self._strays.venturing:
             self.come_back()
-        ending = self._run(self._loop)
+        self._looping = True
+        try:
+            ending = self._run(self._loop)
+        finally:
+            self._looping = False
         if self._script is None:
             self.newest_ending = ending
         return ending
@@ -166,7 +171,13 @@ class Lockstep:
             self._step(self._epoch_here(self._intake.portion()))
             if not self._intake.more:
                 break
-        self._intake.kick(self._kicked)
+        if not self._waiting.told:
+            self._kick_first()
+
+    def _kick_first(self) -> None:
+        """Devices that were to be served when the machine was saved."""
+        kicked, self._kicked = self._kicked, ()
+        self._intake.kick(kicked)
 
     def _enter_now(self) -> None:
         while self._intake.more:
@@ -181,6 +192,8 @@ class Lockstep:
             if epoch.blocks:  # the goal is another one now
                 epoch = self._epoch_ahead(epoch.blocks, self._intake.uncommitted)
             self._step(epoch)
+        self._waiting.end_if_told()
+        self._kick_first()
         while True:
             self._waiting.end_if_told()
             if self._script is not None and not self._script.goes_on(self.moment):
@@ -369,7 +382,7 @@ class Lockstep:
     def stop_at_once(self) -> None:
         """When the stop comes, the running epoch is not committed any more: the outside would see what a machine that
         was just saved will do again."""
-        self._waiting.at_once = True
+        self._waiting.at_once = self._looping
 
     # ---- what enters ----
 
@@ -389,7 +402,8 @@ class Lockstep:
     def unseen(self) -> tuple[bytes, list[str]]:
         """What belongs to the verified state and is not in it: encoded inputs, those included that are to come of what
         devices are doing, which is waited for; and devices that need another kick."""
-        return self._intake.unseen()
+        inputs, kicked = self._intake.unseen()
+        return inputs, [*kicked, *self._kicked]
 
     @property
     def on_input(self) -> list[Callable[[LoggedInput], None]]:

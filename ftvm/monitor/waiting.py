@@ -44,6 +44,11 @@ class Waiting:
         else:
             self._sleep(timeout_s)
 
+    @property
+    def told(self) -> bool:
+        """Somebody wants an end."""
+        return self._stop.is_set()
+
     def end_if_told(self) -> None:
         """Raises Ended."""
         if self._stop.is_set():
