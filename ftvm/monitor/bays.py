@@ -1,6 +1,7 @@
 """The disk bays of a machine: from files to open disks, and to what the guest sees of them."""
 
 import contextlib
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Bays:
         """Opens them; while that is done, they are checked, and may be compared. Raises UnusableFile, HostError."""
         if len(files) > DISK_BAYS:
             raise UsageError(f"{len(files)} disks", f"there are {DISK_BAYS} bays")
+        _refuse_shared(files)
         self._log = log
         self._open: list[tuple[str, DiskConfig, Mirror, Legs]] = []
         with contextlib.ExitStack() as undo:
@@ -51,7 +53,7 @@ class Bays:
             for bay, disk in enumerate(files):
                 name = f"disk{bay}"
                 legs = Legs(name, log)
-                mirror = open_disk(disk.paths, legs.on_event)
+                mirror = open_disk(disk.paths, legs.on_event, read_only=disk.read_only)
                 self._open.append((name, DiskConfig(mirror.size_bytes, disk.read_only), mirror, legs))
                 legs.begin(mirror)
             undo.pop_all()
@@ -91,3 +93,13 @@ class Bays:
             for _, _, mirror, _ in self._open:
                 closing.callback(mirror.close)
             self._open = []
+
+
+def _refuse_shared(disks: Sequence[DiskFiles]) -> None:
+    """Two disks with one file: no lock tells them apart from two programs."""
+    seen: dict[str, int] = {}
+    for bay, disk in enumerate(disks):
+        for path in disk.paths:
+            other = seen.setdefault(os.path.realpath(path), bay)
+            if other != bay:
+                raise UsageError(f"{path} is in disk{other} and in disk{bay}", "give each disk files of its own")

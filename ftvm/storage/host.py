@@ -92,6 +92,13 @@ class Host(Protocol):
         ...
 
 
+def beside(image: Path, suffix: str) -> Path:
+    """The file that belongs to ``image``: beside that itself, whatever links lead there."""
+    if image.is_symlink():
+        image = image.resolve()
+    return image.with_name(image.name + suffix)
+
+
 def create_file(host: Host, path: Path, size: int, fill: Callable[[File], None] = lambda file: None) -> File:
     """A new file that ``fill`` has written to, in place of one that may be there: whole or not at all, whatever
     happens. Durable on return."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from ftvm.errors import UnusableFile
-from ftvm.storage.host import Buffer, File, Host, create_file
+from ftvm.storage.host import Buffer, File, Host, beside, create_file
 from ftvm.units import KIB
 
 BLOCK_BYTES = 4 * KIB
@@ -28,7 +28,7 @@ _ZERO = xxhash.xxh3_64_intdigest(bytes(BLOCK_BYTES))
 
 
 def path_of(image: Path) -> Path:
-    return image.with_name(image.name + SUFFIX)
+    return beside(image, SUFFIX)
 
 
 def checksums(data: Buffer) -> bytes:

@@ -20,7 +20,7 @@ import msgspec
 import xxhash
 
 from ftvm.errors import UnusableFile
-from ftvm.storage.host import File, Host, create_file
+from ftvm.storage.host import File, Host, beside, create_file
 from ftvm.storage.regions import SECTOR_REGIONS, RegionSet, region_count, sector_count
 from ftvm.units import KIB
 
@@ -100,7 +100,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def path_of(image: Path) -> Path:
-    return image.with_name(image.name + SUFFIX)
+    return beside(image, SUFFIX)
 
 
 def _encode_slot(slot: Slot) -> bytes:

@@ -217,7 +217,10 @@ class Mirror:
         inner = self._place(leg).leg
         if inner is None:
             raise UsageError(f"leg {leg} is not in service", "insert it first")
-        inner.interpose(lambda file: FaultyFile(file, fault))
+        try:
+            inner.interpose(lambda file: FaultyFile(file, fault))
+        except OSError as error:
+            raise UsageError(f"leg {leg} cannot have this fault: {error.strerror}") from None
 
     def status(self) -> DiskStatus:
         superblock = self._array.superblock

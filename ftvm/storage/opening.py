@@ -63,11 +63,15 @@ def open_disk(
     paths: Sequence[Path],
     on_event: Callable[[Event], None] = lambda event: None,
     *,
+    read_only: bool = False,
     timeout_s: float = TIMEOUT_S,
     surroundings: Surroundings | None = None,
 ) -> Mirror:
     """The disk whose legs these files are. One file without metadata is a disk without a mirror; several without
     metadata become a mirror when their contents are equal.
+
+    ``read_only``: nothing will be written to it. A disk without a mirror is then shared with whoever else reads it, and
+    may be one that nobody can write. A mirror puts on record that it is in use all the same.
 
     Raises UnusableFile, with the command that helps, when the files are not one disk, or not certainly; HostError
     when the host refuses something. Legs that lack something are in service on return, but not in sync:
@@ -75,7 +79,9 @@ def open_disk(
     """
     around = surroundings or Surroundings()
     with ExitStack() as undo:
-        candidates = find(around.host, paths, Access.EXCLUSIVE, undo)
+        plain = len(paths) == 1 and not around.host.exists(metadata.path_of(paths[0]))
+        access = Access.SHARED if read_only and plain else Access.EXCLUSIVE
+        candidates = find(around.host, paths, access, undo)
         with host_errors("opening the disk"):
             plan = assemble(paths, [candidate.facts() for candidate in candidates])
             if plan is None:

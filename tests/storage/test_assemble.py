@@ -10,6 +10,7 @@ from ftvm.errors import UnusableFile, UsageError
 from ftvm.exitcodes import ExitCode
 from ftvm.storage import admin, metadata
 from ftvm.storage.blocking import BlockingDisk
+from ftvm.storage.faulty import Fault, FaultModel
 from ftvm.storage.opening import open_disk
 from tests.storage.disks import SIZE, images_equal, legs_in, make, opened, pattern
 
@@ -40,6 +41,34 @@ def alone(paths: list[Path], survivor: int, number: int) -> None:
                 disk.mirror.pull(leg)
         disk.write(0, pattern(number))
         disk.flush()
+
+
+def test_a_single_file_that_is_only_read_is_shared_with_others_that_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.img"
+    path.write_bytes(pattern(1, SIZE))
+    first, second = open_disk([path], read_only=True), open_disk([path], read_only=True)
+    assert BlockingDisk(first).read(0, 512) == pattern(1)[:512]
+    with pytest.raises(UnusableFile, match="in use"):
+        open_disk([path])
+    with pytest.raises(UsageError, match="cannot have this fault"):
+        first.inject(0, Fault(FaultModel.BIT_ROT))
+    second.close()
+    first.close()
+    assert path.read_bytes() == pattern(1, SIZE)
+
+
+@pytest.mark.parametrize("integrity", [False, True])
+def test_a_link_to_a_leg_is_that_leg(tmp_path: Path, integrity: bool) -> None:
+    paths = make(tmp_path, integrity=integrity)
+    (tmp_path / "far").mkdir()
+    links = [tmp_path / "far" / path.name for path in paths]
+    for link, path in zip(links, paths, strict=True):
+        link.symlink_to(path)
+    with opened(links) as disk:
+        disk.write(0, pattern(1))
+        assert disk.states() == ["duplexed", "duplexed"]
+    assert images_equal(paths)
+    assert all(path.is_symlink() for path in (tmp_path / "far").iterdir())
 
 
 def test_a_single_file_is_a_disk_without_a_mirror(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ftvm.errors import HostError
+from ftvm.errors import HostError, UsageError
 from ftvm.module.board import BoardConfig, DiskConfig, unplugged
 from ftvm.module.chips import virtio_pci as v
 from ftvm.module.chips.pci import COMMAND, COMMAND_BUS_MASTER
@@ -447,6 +447,14 @@ def test_files_are_named_on_the_command_line() -> None:
     assert DiskFiles.parse("a.img") == DiskFiles((Path("a.img"),))
     assert DiskFiles.parse("a.img,b.img,readonly") == DiskFiles((Path("a.img"), Path("b.img")), read_only=True)
     assert DiskFiles.parse("readonly") == DiskFiles((Path("readonly"),))
+
+
+def test_two_disks_cannot_have_one_file(tmp_path: Path) -> None:
+    image = tmp_path / "a.img"
+    image.write_bytes(bytes(DISK_BYTES))
+    (tmp_path / "link").symlink_to(image)
+    with pytest.raises(UsageError, match="is in disk0 and in disk1"):
+        Bays([DiskFiles((image,)), DiskFiles((tmp_path / "link",))], EventLog(lambda: 0))
 
 
 def test_what_the_guest_sees_of_a_disk(bench: Bench) -> None:
