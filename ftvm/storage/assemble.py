@@ -144,11 +144,16 @@ def _refuse_strangers(paths: Sequence[Path], found: Sequence[Found], known: Sequ
             raise UnusableFile(f"{one.path} has no metadata, {first.path} is a leg of a mirror", by_hand(paths))
         if one.slot.superblock.array != _slot(first).superblock.array:
             raise UnusableFile(f"{first.path} and {one.path} are legs of different disks", by_hand(paths))
-        if one.size_bytes != one.slot.superblock.size_bytes:
-            raise UnusableFile(
-                f"{one.path} has {one.size_bytes} bytes, its disk has {one.slot.superblock.size_bytes}",
-                f"give it its size back (truncate --size {one.slot.superblock.size_bytes} {one.path}), or leave it out",
+        size_bytes = one.slot.superblock.size_bytes
+        if one.size_bytes != size_bytes:
+            # Given its size back, a short one would be in sync for all that its metadata say.
+            hint = (
+                f"give it its size back: truncate --size {size_bytes} {one.path}"
+                if one.size_bytes > size_bytes
+                else f"a part of it is lost; remove it, and have another leg copied:"
+                f" ftvm disk resync --from RIGHT {' '.join(map(str, paths))}"
             )
+            raise UnusableFile(f"{one.path} has {one.size_bytes} bytes, its disk has {size_bytes}", hint)
     by_leg: dict[bytes, Found] = {}
     for one in known:
         other = by_leg.setdefault(_slot(one).leg, one)

@@ -140,8 +140,10 @@ def test_one_file_given_twice_is_refused(tmp_path: Path) -> None:
 
 def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:
     paths = make(tmp_path)
+    os.truncate(paths[1], 2 * SIZE)
+    refused(paths, "b.img has 8388608 bytes, its disk has 4194304", f"truncate --size {SIZE}")
     os.truncate(paths[1], SIZE // 2)
-    refused(paths, "b.img has 2097152 bytes, its disk has 4194304", f"truncate --size {SIZE}")
+    refused(paths, "b.img has 2097152 bytes, its disk has 4194304", "a part of it is lost; remove it")
     for path in paths:
         metadata.path_of(path).unlink()
     refused(paths, "4194304 bytes, .*b.img has 2097152", "one size")
