@@ -1,6 +1,6 @@
-"""One flipped bit at a random position in a random module, a thousand times: see faults.md.
+"""One flipped bit at a random position in a random module, run after run: see faults.md.
 
-python benchmarks/faults.py [--count 1000] [--first-seed 0] [--runs runs.jsonl]
+python benchmarks/faults.py [--count 400] [--first-seed 0] [--runs runs.jsonl]
 """
 
 import argparse
@@ -54,7 +54,7 @@ def summary(outcomes: Sequence[flips.Outcome]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Flip one bit in one module per run of the workload kernel.")
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, help="write each run to this file, one JSON object per line")
     arguments = parser.parse_args()

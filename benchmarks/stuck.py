@@ -1,6 +1,6 @@
-"""One bit stuck at 0 or 1 from a random position on, in a random module, until a hundred had an effect: see stuck.md.
+"""One bit stuck at 0 or 1 from a random position on, in a random module, until enough had an effect: see stuck.md.
 
-python benchmarks/stuck.py [--count 100]
+python benchmarks/stuck.py [--count 60]
 """
 
 import argparse
@@ -38,7 +38,7 @@ def conduct(seed: int, golden: flips.Golden) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Stuck bits in one module of the workload kernel.")
-    parser.add_argument("--count", type=int, default=100, help="runs in which the stuck bit had an effect")
+    parser.add_argument("--count", type=int, default=60, help="runs in which the stuck bit had an effect")
     arguments = parser.parse_args()
 
     def measure() -> dict[str, Any]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LETTER = 8
+"""Room for one, in the type of the pictures."""
 _DASHES = ("none", "6 3", "2 2", "8 3 2 3", "1 3", "10 4", "4 1")
 
 STYLE = """
@@ -71,8 +73,12 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]], colours: Mapping[str, 
     for name, colour in colours.items():
         parts.append(f'<rect x="{x:.0f}" y="{y}" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{x + 16:.0f}" y="{y + 11}">{escape(name)}</text>')
-        x += 30 + 7 * len(name)
-    return _svg(left + width + 10, y + 20, parts)
+        x += 30 + LETTER * len(name)
+    return _svg(max(left + width + 10, x), y + 20, parts)
+
+
+FEW_BINS = 10
+"""Not more can all have their number below."""
 
 
 def bins(values: Sequence[float]) -> dict[int, int]:
@@ -96,7 +102,7 @@ def histogram(bins: Mapping[int, int], label: str) -> str:
             f'<rect x="{x}" y="{top + height - tall:.1f}" width="{step - 1}" height="{tall:.1f}" fill="{PALETTE[0]}">'
             f"<title>{escape(tip)}</title></rect>"
         )
-        if place % 4 == 0:
+        if place % 4 == 0 or last - first < FEW_BINS:
             parts.append(_axis_text(x, top + height + 16, _short(10 ** (place / 4)), "middle"))
     width = (last - first + 1) * step
     parts.append(f'<path d="M{left} {top}v{height}h{width}" fill="none" stroke="#111"/>')
@@ -141,7 +147,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_l
     parts.append(
         f'<text transform="translate(16 {top + height / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
-    return _svg(left + width + 200, top + height + 44, parts)
+    return _svg(left + width + 40 + LETTER * max(map(len, series)), top + height + 44, parts)
 
 
 def _marker(index: int, x: float, y: float, colour: str, tip: str) -> str:

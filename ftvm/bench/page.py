@@ -25,7 +25,7 @@ def _section(document: Document) -> str:
         f"ftvm {document.get('ftvm')} (build {document.get('build')}), Python {document.get('python')},"
         f" {document.get('qemu') or 'no QEMU'}; {host.get('cpu')}, {host.get('cores')} cores,"
         f" Linux {host.get('kernel')}; load before {host.get('load_before')}, stolen {host.get('stolen')};"
-        f" {document.get('settings')}"
+        f" {', '.join(f'{name} {value}' for name, value in document.get('settings', {}).items())}"
     )
     results = document.get("results", {})
     plots = results.get("plots", [])
@@ -50,15 +50,38 @@ def _plots(plots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _tables(results: Mapping[str, Any]) -> Iterator[str]:
-    """A table where all values are objects, a list of facts elsewhere."""
-    rows = {name: dict(_flat("", value)) for name, value in results.items() if isinstance(value, Mapping)}
-    heads = list(dict.fromkeys(key for row in rows.values() for key in row))
-    if rows:
-        cells = [[name, *(_text(row.get(head, "")) for head in heads)] for name, row in rows.items()]
-        yield charts.table(["", *heads], cells)
+    """Tables where values are objects, those of one kind together; a list of facts elsewhere."""
+    tables: list[_Table] = []
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            row = dict(_flat("", value))
+            table = next((table for table in tables if table.takes(row)), None)
+            if table is None:
+                tables.append(table := _Table())
+            table.add(name, row)
+    for table in tables:
+        yield charts.table(["", *table.heads], table.cells())
     rest = [[name, _text(value)] for name, value in results.items() if not isinstance(value, Mapping)]
     if rest:
         yield charts.table(["", ""], rest)
+
+
+class _Table:
+    """Rows of which each has all columns of the others, or some of them."""
+
+    def __init__(self) -> None:
+        self.heads: list[str] = []
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def takes(self, row: Mapping[str, Any]) -> bool:
+        return set(row) <= set(self.heads) or set(self.heads) <= set(row)
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        self.heads += [head for head in row if head not in self.heads]
+        self._rows[name] = row
+
+    def cells(self) -> list[list[str]]:
+        return [[name, *(_text(row.get(head, "")) for head in self.heads)] for name, row in self._rows.items()]
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -72,5 +95,10 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{value['median']:,} ({value['min']:,} to {value['max']:,})"
-    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+        return f"{_number(value['median'])} ({_number(value['min'])} to {_number(value['max'])})"
+    return _number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _number(value: float) -> str:
+    """Four digits are enough, and all of a whole number."""
+    return f"{value:,}" if isinstance(value, int) else f"{float(f'{value:.4g}'):,}".removesuffix(".0")

@@ -77,6 +77,21 @@ def test_the_page_shows_every_figure_and_needs_nothing_else() -> None:
     assert all(outside not in html for outside in ("<script", "<link", "src="))
 
 
+def test_rows_of_one_kind_are_in_one_table_and_numbers_are_short() -> None:
+    spread = {"median": 1234.5678, "min": 0.0001234, "max": 20000.0}
+    results = {
+        "20k": {"faults": 5, "ms": spread},
+        "100k": {"faults": 5},
+        "found": {"s": spread},
+        "alone": 1234567,
+    }
+    html = page.page([{"benchmark": "mine", "settings": {"epochs": "20k", "count": 5}, "results": results}])
+    assert html.count("<table>") == 3
+    assert "1,235 (0.0001234 to 20,000)" in html
+    assert "1,234,567" in html
+    assert "epochs 20k, count 5" in html
+
+
 def test_the_command_lists_them_and_refuses_arguments_for_several() -> None:
     runner = CliRunner()
     listed = runner.invoke(ftvm, ["bench", "--list"])
