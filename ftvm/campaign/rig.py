@@ -25,7 +25,7 @@ from ftvm.debug.code import code_address
 from ftvm.errors import HostError, UnusableFile
 from ftvm.faults.outcome import Outcome, classify, classify_alone
 from ftvm.machine import Machine
-from ftvm.module.fault import ALWAYS, AtPosition, Fault, Leg, RamBit
+from ftvm.module.fault import ALWAYS, Fault, Leg, RamBit
 from ftvm.module.link import Snapshot
 from ftvm.monitor.checkpoint import Checkpoint
 from ftvm.monitor.ending import Ending
@@ -157,8 +157,7 @@ class Stand:
     # ---- experiments ----
 
     def go(self, position: int) -> None:
-        """Stand where the golden run stood at ``position``, with cold TLBs; a block farther where the engine cannot
-        stop: at an instruction that hits a data breakpoint of the guest's own."""
+        """Stand where the golden run stood at ``position``, with cold TLBs."""
         if self._base is None:  # there is no way back, and this is the first time
             self.used = True
             self._golden_to(position)
@@ -273,8 +272,6 @@ class Rig:
         stand = self.stand(column)
         stand.go(experiment.position)
         fault = fault_of(experiment, self.golden.ram_bytes)
-        if stand.machine.position > experiment.position:
-            fault = msgspec.structs.replace(fault, when=AtPosition(stand.machine.position))
         place = self._symbols.place(_address(fault, stand.machine))
         symbol = None if place is None else place.name
         register = candidate(fault, self._plan.epoch_blocks) if self._plan.prune else None

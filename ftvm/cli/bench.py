@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ftvm.bench import page, scripts
+from ftvm.bench.scripts import Benchmark
 from ftvm.cli._output import json_option, output_file, write_json
 from ftvm.errors import HostError, UsageError
 from ftvm.exitcodes import ExitCode
@@ -45,17 +46,21 @@ def command(
         return ExitCode.OK
     documents: list[dict[str, Any]] = []
     failures: list[HostError] = []
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.fields[name]}"),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     ) as bars:
         for benchmark in chosen:
             task = bars.add_task("", name=benchmark.name, total=None)
 
-            def show(line: str, done: int, total: int, task: Any = task) -> None:
+            def show(line: str, done: int, total: int, task: Any = task, benchmark: Benchmark = benchmark) -> None:
+                if not console.is_terminal:
+                    click.echo(f"{benchmark.name}: {line}", err=True)
                 bars.update(task, description=line[:80])
                 if total:
                     bars.update(task, completed=done, total=total)

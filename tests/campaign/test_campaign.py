@@ -259,19 +259,16 @@ def test_pruning_saves_experiments_and_changes_no_outcome(tmp_path: Path) -> Non
     assert 0 < saved < len(pruned)
 
 
-def test_a_fault_where_the_engine_cannot_stop_strikes_a_block_later(tmp_path: Path) -> None:
-    """The kernel sets a data breakpoint and hits it; the instruction that does is a block which nobody can stop at."""
+def test_a_fault_strikes_exactly_where_it_is_meant_to() -> None:
+    """Also where the guest hits a data breakpoint of its own, and at each of the blocks that this makes."""
     plan = parse_plan(SMALL.replace('"hello"', '"exceptions"').replace("2M", "4M"), "debug registers")
     rig = Rig(plan, 0)
     try:
         stand = rig.stand("duplex")
-        hidden: list[int] = []
         for position in range(13_330, 13_350):
             stand.go(position)
-            assert stand.machine.position in (position, position + 1)
-            if stand.machine.position != position:
-                hidden.append(position)
-        where = hidden[0]
+            assert stand.machine.position == position
+        where = 13_340
         fault = f"module=1,target=phys:0x3f0000:5,kind=flip,logged=true,at={where}"
         trial = rig.conduct(Experiment(0, 0, 0, where, 1, "ram", 5, "flip", fault), "duplex")
     finally:
@@ -404,25 +401,14 @@ def test_a_campaign_that_is_ended_early_has_struck_everywhere() -> None:
     assert changes < len(made) / 10
 
 
-@pytest.mark.parametrize(
-    ("fault", "duplex", "simplex"),
-    [
-        ('targets = ["disk0.1"]\nkind = "io-error"', {Outcome.FAILED_OVER}, {Outcome.CRASH, Outcome.SDC}),
-        ('targets = ["disk0.0"]\nkind = "torn-write"\nsettings = { count = 1 }', {Outcome.RECOVERED}, {Outcome.CRASH}),
-        ('targets = ["general"]', {Outcome.RECOVERED}, None),
-    ],
-)
-def test_a_guest_with_a_disk_starts_anew_for_each_experiment(
-    fault: str, duplex: set[Outcome], simplex: set[Outcome] | None, tmp_path: Path
-) -> None:
+def test_a_guest_with_a_disk_starts_anew_for_each_experiment(tmp_path: Path) -> None:
     """Its disk is empty each time: the kernel looks."""
     guest = '[[guest]]\nimage = "disk"\nmemory = "4M"\ndisks = ["1M"]\n'
-    plan = parse_plan(f"{SMALL.partition('[[guest]]')[0]}{guest}[[fault]]\n{fault}", "disk")
+    fault = '[[fault]]\ntargets = ["disk0.0"]\nkind = "torn-write"\nsettings = { count = 1 }'
+    plan = parse_plan(f"{SMALL.partition('[[guest]]')[0]}{guest}{fault}", "disk")
     results = run(tmp_path / "r", msgspec.structs.replace(plan, experiments=3), local(1))
-    assert {trial.outcome for trial in results if trial.column == "duplex"} <= duplex | {Outcome.MASKED}
-    assert simplex is None or {trial.outcome for trial in results if trial.column == "simplex"} <= simplex | {
-        Outcome.MASKED
-    }
+    assert {trial.outcome for trial in results if trial.column == "duplex"} <= {Outcome.RECOVERED, Outcome.MASKED}
+    assert {trial.outcome for trial in results if trial.column == "simplex"} <= {Outcome.CRASH, Outcome.MASKED}
 
 
 def test_batches_are_of_one_guest_and_in_the_order_of_positions() -> None:
