@@ -19,6 +19,7 @@ whether the modules stand at a verified state.
 """
 
 import bisect
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,6 +190,19 @@ class Session:
         return None
 
     # ---- back and forth ----
+
+    @contextlib.contextmanager
+    def before(self, episode: Episode) -> Iterator[None]:
+        """Meanwhile the machine is as it was at the verified state to which that went back."""
+        live, here = not self.in_past, (self.position, self.instruction)
+        self._travel(episode.began)
+        try:
+            yield
+        finally:
+            if live:
+                self.goto_present()
+            else:
+                self.goto(*here)
 
     def goto(self, position: int, instruction: int = 0) -> Ending | None:
         """To the entry of the block at ``position``, where the guest comes there first, and on by so many of its
@@ -508,9 +522,10 @@ class Session:
         del kept[min(range(1, len(kept) - 1), key=cost)]
 
     def _note(self, incident: Incident, began: Moment) -> None:
-        if not self._loop.playing:
-            reports = [report for report in incident.divergence.reports if report is not None]
-            found = max((report.position for report in reports), default=began.position)
+        reports = [report for report in incident.divergence.reports if report is not None]
+        found = max((report.position for report in reports), default=began.position)
+        known = any(each.began.position < found and began.position < each.found for each in self.episodes)
+        if not self._loop.playing or (self._recording is not None and not known):
             self.episodes.append(Episode(incident, began, found))
 
     def _episode_at(self, position: int) -> Episode | None:

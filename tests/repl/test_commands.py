@@ -298,7 +298,13 @@ def test_a_divergence_is_told_listed_and_explained() -> None:
         machine("inject rdx:40 at=+10")
         assert "module 1: " in machine("run until position +1000")
         assert re.search(r"^1 +1,000,000 .*module 1 +transient", machine("verdict"), re.MULTILINE)
-        assert machine("verdict 1").startswith("DIVERGENCE after position 1000000")
+        explained = machine("verdict 1")
+        assert "The first wrong instruction is at 0x100210 (copy+0x70), position 1,000,010: it made" in explained
+        listed, place = machine("verdict"), machine("status").splitlines()[0]
+        machine("goto 500000")
+        assert machine("verdict") == listed and machine("verdict 1") == explained
+        machine("goto present")
+        assert machine("status").splitlines()[0] == place
 
 
 # ---- back and forth ----

@@ -39,9 +39,8 @@ class Examiner:
     """Collects a report for each divergence of ``machine`` in which a module gave a result, before it is run."""
 
     def __init__(self, machine: Machine, guest: str, symbols: Symbols) -> None:
-        self._machine = machine
+        self._examination = Examination(machine, symbols)
         self._guest = guest
-        self._symbols = symbols
         self._reports: list[Report] = []
         self._left_out = 0
         machine.follow_incidents(self._examine)
@@ -54,9 +53,18 @@ class Examiner:
         if len(self._reports) == MAX_REPORTS:
             self._left_out += 1
             return
-        self._reports.append(self._report(incident))
+        self._reports.append(self._examination.report(incident))
 
-    def _report(self, incident: Incident) -> Report:
+
+class Examination:
+    """Of incidents of ``machine``, while its verified state is that from which the epoch began."""
+
+    def __init__(self, machine: Machine, symbols: Symbols) -> None:
+        self._machine = machine
+        self._symbols = symbols
+
+    def report(self, incident: Incident) -> Report:
+        """What there is to be said of it. Raises nothing of what its modules do."""
         divergence = incident.divergence
         compared = [report for report in divergence.reports if report is not None]
         found = max((report.position for report in compared), default=divergence.verified)
@@ -81,8 +89,12 @@ class Examiner:
             return {
                 "conclusion": "A scrub found it in memory that nobody had used; there is no instruction to look for."
             }
+        lost = incident.divergence.differences[0].kind in ("death", "hang")
         try:
-            return self._again(incident, incident.module, found)
+            fields = self._again(incident, incident.module, found)
+            if lost and not fields["reproduced"]:
+                fields["conclusion"] = "The module was lost as a whole: there is no instruction to look for."
+            return fields
         except (Lost, HostError) as error:
             reason = error.message if isinstance(error, FtvmError) else str(error)
             return {"conclusion": f"It could not be done again: {reason}."}

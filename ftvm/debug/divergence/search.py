@@ -32,9 +32,11 @@ FIRST_CHUNK, LAST_CHUNK = 256, 65_536
 """Instructions, or blocks, that are traced at a time: more and more, since most faults are met soon."""
 HORIZON_S = 0.5
 """Wall time of running on beyond the epoch, if nobody used in it what differs."""
-TRACE_S = 1.0
-"""Wall time of looking at every instruction that may be wrong. After it, only what lasts is looked for: as long by
-comparing what blocks do, and then by bisection."""
+TRACED = 2_000_000
+"""Steps, blocks and instructions, up to which every instruction that may be wrong is looked at. After them, only what
+lasts is looked for: as many by comparing what blocks do, and then by bisection."""
+GOING_BACK = 20_000
+"""Steps that take as long as going back to some place."""
 AFTERMATH = (1, 10, 100, 1000, 10_000, 100_000)
 """Instructions after the wrong one at which the modules are compared again."""
 AFTERMATH_S = 0.5
@@ -94,7 +96,7 @@ class Finding:
     ``as_before``: the faulty module came to what it came to in the machine. ``origin``: where the modules first differ;
     ``between_blocks``: that came in before a block, not by an instruction. ``wrong`` None: nobody used what differed
     (``latent``), or it was gone before anybody did (``masked``), or the instruction was not found in time, but it is in
-    the block that ends at ``block``. ``searched_until``: for it. ``skimmed``: time was short; an earlier instruction
+    the block that ends at ``block``. ``searched_until``: for it. ``skimmed``: it was far; an earlier instruction
     would have been missed if its effect did not last to the end of its block. ``looked_until``: for a wrong output.
     """
 
@@ -127,11 +129,11 @@ def localise(pair: Pair, start: int, end: int, found: Report | None = None) -> F
 
 
 class _Hunt:
-    """For the first use of what differs at ``origin``, up to position ``reached``; time is short after ``until_s``."""
+    """For the first use of what differs at ``origin``, up to position ``reached``, with so many ``steps_left``."""
 
-    def __init__(self, origin: Sides, reached: int, until_s: float) -> None:
+    def __init__(self, origin: Sides, reached: int) -> None:
         self.reached = reached
-        self.until_s = until_s
+        self.steps_left = TRACED
         self.spec = _exceptions(origin.differences)
         self.uses = Uses(origin.differences)
         ranges = _memory_ranges(origin.differences)
@@ -240,18 +242,19 @@ class _Search:
     def _first_wrong(self, origin: Sides, reached: int, lasts: bool) -> None:
         """Step through whatever may be wrong, from ``origin`` on. ``lasts``: there is something that lasts."""
         pair, finding = self._pair, self.finding
-        hunt = _Hunt(origin, reached, time.monotonic() + TRACE_S)
+        hunt = _Hunt(origin, reached)
         place = self._next_use(hunt, origin.place) if hunt.only_memory else origin.place
         chunk = FIRST_CHUNK
         while place is not None and place.position < reached:
-            if time.monotonic() > hunt.until_s:
+            if hunt.steps_left < 0:
                 over = finding.skimmed or not lasts
                 finding.skimmed = True
                 if over:
                     break
-                hunt.until_s += TRACE_S
-            self._stand(place)
+                hunt.steps_left = TRACED
+            self._stand(place, hunt)
             sound, faulty = pair.trace(chunk, hunt.spec)
+            hunt.steps_left -= len(sound)
             self._here = None
             number = _first_difference(sound, faulty)
             if number is not None:
@@ -269,16 +272,17 @@ class _Search:
         else:
             finding.latent = True
 
-    def _stand(self, place: Place) -> None:
+    def _stand(self, place: Place, hunt: "_Hunt") -> None:
         if self._here != place:
+            hunt.steps_left -= GOING_BACK
             self._pair.goto(place)
 
     def _next_use(self, hunt: "_Hunt", place: Place) -> Place | None:
-        """The block, not before ``place``, in which something may go wrong next, or how far time allowed to look; None:
-        there is none."""
+        """The block, not before ``place``, in which something may go wrong next, or as far as was looked; None: there
+        is none."""
         access, end = None, hunt.reached
         if hunt.watch is not None:
-            self._stand(place)
+            self._stand(place, hunt)
             self._here = None
             reports = self._pair.run(hunt.reached, hunt.watch)
             hits = [report.position for report in reports if report is not None and report.stop == StopKind.DEBUG]
@@ -288,11 +292,12 @@ class _Search:
                 return access
         blocks = FIRST_CHUNK
         while place.position < end:
-            if time.monotonic() > hunt.until_s:
+            if hunt.steps_left < 0:
                 return place
-            self._stand(place)
+            self._stand(place, hunt)
             blocks = min(4 * blocks, LAST_CHUNK)
             sound, faulty = self._pair.trace_blocks(min(place.position + blocks, end), hunt.spec)
+            hunt.steps_left -= len(sound)
             self._here = None
             number = _first_difference(sound, faulty)
             suspects = [] if number is None else [number - 1]

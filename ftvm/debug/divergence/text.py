@@ -14,7 +14,7 @@ MAX_LINES = 16
 
 def text(reports: Reports) -> str:
     """All of them, one after the other."""
-    parts = ["\n".join(_report(number, report)) for number, report in enumerate(reports.reports, 1)]
+    parts = ["\n".join(report_lines(number, report)) for number, report in enumerate(reports.reports, 1)]
     if not parts:
         parts = ["No divergence."]
     if reports.left_out:
@@ -22,7 +22,8 @@ def text(reports: Reports) -> str:
     return f"Divergences of {reports.guest}\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _report(number: int, report: Report) -> Iterator[str]:
+def report_lines(number: int, report: Report) -> Iterator[str]:
+    """One of them."""
     who = "nobody knows whose fault" if report.module is None else f"module {report.module}"
     yield f"{number}. {report.kind} {report.where}: {who}, {report.verdict}"
     yield f"   agreed at position {report.verified:,}, found at {report.found:,}"
@@ -74,7 +75,8 @@ def _items(title: str, items: Sequence[Item], hidden: int) -> Iterator[str]:
     for item in items[:MAX_LINES]:
         bits = f"  (bit {', '.join(map(str, item.bits))})" if item.bits else ""
         symbol = f"  {item.symbol}" if item.symbol else ""
-        yield f"     {item.kind} {item.where}: {item.sound} should be, {item.faulty} was{bits}{symbol}"
+        values = item.faulty if item.sound == item.faulty else f"{item.sound} should be, {item.faulty} was"
+        yield f"     {item.kind} {item.where}: {values}{bits}{symbol}"
     more = len(items[MAX_LINES:]) + hidden
     if more:
         yield f"     and {more} more"
@@ -82,7 +84,7 @@ def _items(title: str, items: Sequence[Item], hidden: int) -> Iterator[str]:
 
 def _registers(before: State, after: State) -> Iterator[str]:
     """Both modules side by side, before and after; '*' where they differ, '+' where the instruction made a change."""
-    yield f"   {'Registers':<10}{'before: sound':<22}{'faulty':<22}{'after: sound':<22}{'faulty':<22}"
+    yield f"   {'Registers':<10}{'before: sound':<22}{'faulty':<22}{'after: sound':<22}faulty"
     for name in GENERAL:
         cells = [side.get(name, "-") for state in (before, after) for side in (state.sound, state.faulty)]
         mark = ("*" if cells[0] != cells[1] else " ", "*" if cells[2] != cells[3] else " ")
