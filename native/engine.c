@@ -21,7 +21,10 @@
  *    first store to a page since the log was armed comes by.
  *  - x86_stl_phys_notdirty: sets accessed and dirty bits in page tables past the dirty log.
  *  - x86_ldl_phys, x86_ldq_phys: take a long way to read a page-table entry.
+ *  - tlb_flush, tlb_flush_page, tcg_region_reset_all, helper_lookup_tb_ptr: Unicorn does not know of global pages, so
+ *    that each MOV to CR3 costs a kernel its TLB and the places its jumps go to. See "Global pages".
  *  - uc_struct.memory_mapping, a pointer: looks up the map of the whole memory at each slow access.
+ *  - tcg_optimize: a pass of the translator that does not pay.
  *  - tlb_reset_dirty_by_vaddr: a scan of the TLB for each translated block, not needed here.
  *  - gettimeofday: sizes the TLB by the host's clock.
  *  - cpu_watchpoint_address_matches, cpu_check_watchpoint: data breakpoints are cut out.
@@ -73,6 +76,8 @@ enum {
 
     CPU_CFLAGS_NEXT_TB = 0x18,
     CPU_ENV_PTR = 0x128,
+    CPU_JUMP_CACHE = 0x138, /* of pointers to blocks */
+    JUMP_CACHE_BLOCKS = 4096,
     CPU_EXCEPTION_INDEX = 0x81a0,
     CPU_UC = 0x81a8,
     CPU_TCG_EXIT_REQ = 0x81b8,
@@ -81,6 +86,8 @@ enum {
     /* Relative to the environment, which follows the TLB. */
     ENV_TLB_DESC = -2160,
     TLB_DESC_BYTES = 696,
+    TLB_DESC_LARGE_PAGE = 0x0, /* uint64_t[2]: address and mask of all of them */
+    TLB_DESC_USED = 0x20,
     TLB_DESC_VICTIMS = 0x30,
     TLB_DESC_IOTLB = 0x2b0,
     ENV_TLB_FAST = -64,
@@ -133,12 +140,16 @@ enum {
     ENV_OWNER = 0x14e8,     /* steal_time_msr */
 
     TB_PC = 0x0, /* linear */
+    TB_CS_BASE = 0x8,
+    TB_FLAGS = 0x10,
     TB_SIZE = 0x14,
     TB_ICOUNT = 0x16,
     TB_CFLAGS = 0x18,
     TB_CFLAGS_COUNT = 0x7fff, /* how many instructions the block may have, 0 for any number */
     TB_CFLAGS_PIECE =
         0x8000, /* Unicorn's CF_LAST_IO: part of what blocks are told apart by, and used for nothing */
+    TB_CFLAGS_INVALID = 0x40000,
+    TB_ENTRY = 0x20,     /* its host code */
     TB_PAGE_ADDR = 0x48, /* uint64_t[2], the second -1 for a block on one page */
 
     TCG_CPU_ENV = 0x98f0,
@@ -178,12 +189,14 @@ enum {
 #define FLAG_IOPL 0x3000u
 #define FLAG_RF 0x10000u
 #define FLAG_VM 0x20000u
+#define FLAGS_OF_BLOCKS 0x73100u /* TF, IOPL, RF, VM, AC: blocks are told apart by them */
 
 #define CR0_PE 1ull
 #define CR0_NW (1ull << 29)
 #define CR0_CD (1ull << 30)
 #define CR0_PG (1ull << 31)
 #define CR4_PAE (1ull << 5)
+#define CR4_PGE (1ull << 7)
 #define CR4_SMAP (1ull << 21)
 /* VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT, FSGSBASE, SMEP: what CPUID offers. */
 #define CR4_VALID 0x1107ffull
@@ -192,6 +205,8 @@ enum {
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
 #define EFER_NXE (1ull << 11)
+
+#define PTE_GLOBAL (1ull << 8)
 
 /* Of one page's life: when its code was dropped this often, stores to it are looked at one by one instead. */
 #define DROPS_BEFORE_PRECISE 32
@@ -212,6 +227,7 @@ void page_collection_unlock_x86_64(void *pages);
 
 void tlb_init_x86_64(void *cpu);
 void tlb_flush_x86_64(void *cpu);
+void tlb_flush_by_mmuidx_x86_64(void *cpu, uint16_t modes);
 void tb_flush_jmp_cache_x86_64(void *cpu, uint64_t address);
 void tlb_reset_dirty_x86_64(void *cpu, uint64_t host_start, uint64_t length);
 void tb_invalidate_phys_page_range_x86_64(void *uc, uint64_t start, uint64_t end);
@@ -253,6 +269,10 @@ void __real_tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t p
 void __real_tlb_unprotect_code_x86_64(void *uc, uint64_t ram_address);
 void __real_tb_invalidate_phys_page_fast_x86_64(void *uc, void *pages, uint64_t start, int length,
                                                 uintptr_t host_pc);
+void __real_tlb_flush_x86_64(void *cpu);
+void __real_tlb_flush_page_x86_64(void *cpu, uint64_t address);
+void __real_tcg_region_reset_all_x86_64(void *tcg);
+void *__real_helper_lookup_tb_ptr_x86_64(void *env);
 uint32_t __real_x86_ldl_phys_x86_64(void *cpu, uint64_t address);
 uint64_t __real_x86_ldq_phys_x86_64(void *cpu, uint64_t address);
 void __real_x86_stl_phys_notdirty_x86_64(void *cpu, uint64_t address, uint32_t value);
@@ -284,6 +304,21 @@ typedef struct {
     uint32_t done, left; /* instructions; none is left outside a block */
 } stepped_block;
 
+/* See "Global pages". */
+enum { LOCAL_PAGES = 256, GLOBAL_CODE_PAGES = 1024, GLOBAL_BLOCK_BITS = 13 };
+
+typedef struct {
+    uint64_t entry; /* of a page table: what was read last for the TLB entry that is being set up */
+    uint32_t cr3_writes;
+    uint32_t local_count; /* beyond the array: not all are there */
+    struct {
+        uint64_t page;
+        int mode;
+    } local[LOCAL_PAGES];
+    uint64_t code[GLOBAL_CODE_PAGES]; /* a page's address, plus 1 */
+    char *blocks[1 << GLOBAL_BLOCK_BITS];
+} global_pages;
+
 typedef void *find_mapping(void *uc, uint64_t address);
 
 typedef struct ft_engine {
@@ -310,6 +345,8 @@ typedef struct ft_engine {
     bool last_piece; /* it goes to the end of its block */
 
     uint32_t data_breakpoints_hit; /* bits 0..3 as in DR6; the trap is due at the next block entry */
+
+    global_pages global;
 
     void *ram_regions[2]; /* Unicorn's MemoryRegions, below and above the hole */
     uint64_t last_stored_page;
@@ -702,6 +739,12 @@ void check_exit_request_x86_64(void *tcg)
     (void)tcg;
 }
 
+/* What it finds to fold and to copy makes guests no faster, and takes a tenth of the time that a translation takes. */
+void __wrap_tcg_optimize_x86_64(void *tcg)
+{
+    (void)tcg;
+}
+
 /* Unicorn's float operations ask libc for each operand; here it is a few instructions and no far call. */
 int __isinff(float value)
 {
@@ -723,12 +766,195 @@ int __wrap_gettimeofday(struct timeval *now, void *zone)
     return 0;
 }
 
+/*
+ * ---- Global pages (SDM vol. 3, 4.10.2.4) ----------------------------------------------------------------------
+ *
+ * A MOV to CR3 leaves their translations alone. A kernel makes its own pages global, and may load CR3 for each word of
+ * its code that it patches (Linux: 17,000 times in a boot). Of the TLBs of the kernel, only what is known not to be
+ * global is dropped then. Unicorn sizes a TLB when it is flushed as a whole, so that is done now and then.
+ *
+ * Unicorn finds the target of an indirect jump in a cache by linear address, and forgets all of it with each flush. The
+ * blocks of global pages are kept beside it.
+ */
+
+enum { FLUSH_ALL_EVERY = 64, GROWN_TLB_ENTRIES = 4096 };
+
+/* A guest that does not flush a TLB would keep it small for ever: flush one that is nearly full, and it grows. */
+static void make_room(ft_engine *engine, int mode)
+{
+    uint64_t entries = (&FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode)->mask / sizeof(tlb_entry) + 1;
+    uint64_t used = FIELD(engine->env, ENV_TLB_DESC + mode * TLB_DESC_BYTES + TLB_DESC_USED, uint64_t);
+
+    if (entries < GROWN_TLB_ENTRIES && used > entries / 4 * 3) {
+        tlb_flush_by_mmuidx_x86_64(engine->cpu, (uint16_t)(1u << mode));
+    }
+}
+
+static void forget_global_blocks(ft_engine *engine)
+{
+    memset(engine->global.blocks, 0, sizeof(engine->global.blocks));
+}
+
+static void forget_global(ft_engine *engine)
+{
+    engine->global.cr3_writes = engine->global.local_count = 0;
+    memset(engine->global.code, 0, sizeof(engine->global.code));
+    forget_global_blocks(engine);
+}
+
+/* While Unicorn opens, there is no owner yet. */
+static ft_engine *engine_of_cpu(void *cs)
+{
+    ft_cpu *cpu = cs ? owner_of_cpu(cs) : NULL;
+
+    return cpu ? cpu->engine : NULL;
+}
+
+static uint64_t *code_slot(ft_engine *engine, uint64_t page)
+{
+    return &engine->global.code[(page >> FT_PAGE_SHIFT) % GLOBAL_CODE_PAGES];
+}
+
+static bool is_global_code(ft_engine *engine, uint64_t page)
+{
+    return *code_slot(engine, page) == (page | 1);
+}
+
+/* The TLB of this mode was told of a page. */
+static void note_global(ft_engine *engine, uint64_t page, int mode)
+{
+    bool global = engine->global.entry & PTE_GLOBAL && (&FIELD(engine->env, ENV_CR, uint64_t))[4] & CR4_PGE;
+
+    if (!global && mode != MMU_USER && engine->global.local_count <= LOCAL_PAGES) {
+        if (engine->global.local_count < LOCAL_PAGES) {
+            engine->global.local[engine->global.local_count].page = page;
+            engine->global.local[engine->global.local_count].mode = mode;
+        }
+        engine->global.local_count++;
+    }
+    if (engine->fill_access == ACCESS_FETCH) {
+        *code_slot(engine, page) = global ? page | 1 : 0;
+    }
+}
+
+void __wrap_tlb_flush_x86_64(void *cs)
+{
+    ft_engine *engine = engine_of_cpu(cs);
+
+    if (engine) {
+        forget_global(engine);
+    }
+    __real_tlb_flush_x86_64(cs);
+}
+
+/* INVLPG. Unicorn drops all of a TLB that has a large page there, but not the jump targets on it. */
+void __wrap_tlb_flush_page_x86_64(void *cs, uint64_t address)
+{
+    ft_engine *engine = owner_of_cpu(cs)->engine;
+    uint64_t page = address & ~(uint64_t)(FT_PAGE_BYTES - 1);
+
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        const uint64_t *large =
+            &FIELD(engine->env, ENV_TLB_DESC + mode * TLB_DESC_BYTES + TLB_DESC_LARGE_PAGE, uint64_t);
+        if ((page & large[1]) == large[0]) {
+            tlb_flush_x86_64(cs);
+            return;
+        }
+    }
+    if (is_global_code(engine, page)) {
+        forget_global_blocks(engine);
+    }
+    __real_tlb_flush_page_x86_64(cs, address);
+}
+
+/* All blocks are thrown away: there is no more room for them. */
+void __wrap_tcg_region_reset_all_x86_64(void *tcg)
+{
+    ft_engine *engine = engine_of_cpu(FIELD(FIELD(tcg, TCG_UC, void *), UC_CPU, void *));
+
+    if (engine) {
+        forget_global_blocks(engine);
+    }
+    __real_tcg_region_reset_all_x86_64(tcg);
+}
+
+static void drop_tlb_entry(ft_engine *engine, int mode, uint64_t page)
+{
+    enum { INVALID = 1 << 11 };
+    const uint64_t tag = ~(uint64_t)(FT_PAGE_BYTES - 1) | INVALID;
+    tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
+    tlb_entry *entry = &fast->table[(page >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry))];
+
+    if ((entry->addr_read & tag) == page || (entry->addr_write & tag) == page ||
+        (entry->addr_code & tag) == page) {
+        memset(entry, -1, sizeof(*entry));
+        FIELD(engine->env, ENV_TLB_DESC + mode * TLB_DESC_BYTES + TLB_DESC_USED, uint64_t)--;
+    }
+}
+
+/* MOV to CR3 where there are global pages. */
+static void flush_all_but_global(ft_engine *engine)
+{
+    global_pages *global = &engine->global;
+
+    if (++global->cr3_writes == FLUSH_ALL_EVERY || global->local_count > LOCAL_PAGES) {
+        tlb_flush_x86_64(engine->cpu);
+        return;
+    }
+    for (uint32_t i = 0; i < global->local_count; i++) {
+        drop_tlb_entry(engine, global->local[i].mode, global->local[i].page);
+    }
+    global->local_count = 0;
+    for (int mode = 0; mode < MMU_MODES; mode++) { /* entries that others took the place of */
+        char *desc = engine->env + ENV_TLB_DESC + mode * TLB_DESC_BYTES;
+        memset(desc + TLB_DESC_VICTIMS, -1, VICTIM_ENTRIES * sizeof(tlb_entry));
+    }
+    tlb_flush_by_mmuidx_x86_64(engine->cpu, 1 << MMU_USER); /* and the jump cache */
+}
+
+/* Unicorn's, of its jump cache. */
+static uint32_t jump_cache_index(uint64_t pc)
+{
+    uint64_t mixed = pc ^ pc >> 6;
+
+    return (mixed >> 6 & 0xfc0) | (mixed & 0x3f);
+}
+
+/* Where an indirect jump goes: host code. */
+void *__wrap_helper_lookup_tb_ptr_x86_64(void *env)
+{
+    ft_engine *engine = owner_of_env(env)->engine;
+    uint32_t hflags = FIELD(env, ENV_HFLAGS, uint32_t);
+    uint64_t cs_base = segment(env, ENV_SEGS, 1)->base, pc = cs_base + FIELD(env, ENV_EIP, uint64_t);
+
+    if (hflags & HF_CPL) {
+        return __real_helper_lookup_tb_ptr_x86_64(env);
+    }
+    char **kept = &engine->global.blocks[pc * 0x9e3779b97f4a7c15u >> (64 - GLOBAL_BLOCK_BITS)];
+    char *block = *kept;
+    if (block && FIELD(block, TB_PC, uint64_t) == pc && FIELD(block, TB_CS_BASE, uint64_t) == cs_base &&
+        FIELD(block, TB_FLAGS, uint32_t) == (hflags | (FIELD(env, ENV_EFLAGS, uint32_t) & FLAGS_OF_BLOCKS)) &&
+        !(FIELD(block, TB_CFLAGS, uint32_t) & TB_CFLAGS_INVALID)) {
+        return FIELD(block, TB_ENTRY, void *);
+    }
+    void *entry = __real_helper_lookup_tb_ptr_x86_64(env);
+    uint64_t page = pc & ~(uint64_t)(FT_PAGE_BYTES - 1);
+    block = (&FIELD(engine->cpu, CPU_JUMP_CACHE, char *))[jump_cache_index(pc)];
+    if (block && FIELD(block, TB_ENTRY, void *) == entry && is_global_code(engine, page) &&
+        (FIELD(block, TB_PAGE_ADDR + 8, uint64_t) == UINT64_MAX ||
+         is_global_code(engine, page + FT_PAGE_BYTES))) {
+        *kept = block;
+    }
+    return entry;
+}
+
 /* ---- Memory: the dirty log, and code that changes ------------------------------------------------------------ */
 
 bool __wrap_x86_cpu_tlb_fill_x86_64(void *cs, uint64_t address, int size, int access, int mmu_index,
                                     bool probe, uintptr_t host_pc)
 {
     owner_of_cpu(cs)->engine->fill_access = access;
+    owner_of_cpu(cs)->engine->global.entry = 0;
     return __real_x86_cpu_tlb_fill_x86_64(cs, address, size, access, mmu_index, probe, host_pc);
 }
 
@@ -741,7 +967,9 @@ void __wrap_tlb_set_page_with_attrs_x86_64(void *cs, uint64_t vaddr, uint64_t pa
         prot &= ~PROT_EXECUTE;
     }
     engine->filled_page = paddr & ~(uint64_t)(FT_PAGE_BYTES - 1);
+    make_room(engine, mmu_index);
     __real_tlb_set_page_with_attrs_x86_64(cs, vaddr, paddr, attrs, prot, mmu_index, size);
+    note_global(engine, vaddr & ~(uint64_t)(FT_PAGE_BYTES - 1), mmu_index);
 }
 
 /* The first block of a page was translated: hear of the next store to it, through whatever mapping. */
@@ -869,10 +1097,12 @@ uint32_t __wrap_x86_ldl_phys_x86_64(void *cs, uint64_t address)
     uint32_t value;
 
     if (offset > cpu->ram_bytes - sizeof(value)) {
+        cpu->engine->global.entry = 0;
         return __real_x86_ldl_phys_x86_64(cs, address);
     }
     ft_debug_touched(cpu, FT_HIT_ACCESS, offset, sizeof(value), FT_ACCESS_READ);
     memcpy(&value, cpu->ram + offset, sizeof(value));
+    cpu->engine->global.entry = value;
     return value;
 }
 
@@ -883,10 +1113,12 @@ uint64_t __wrap_x86_ldq_phys_x86_64(void *cs, uint64_t address)
     uint64_t value;
 
     if (offset > cpu->ram_bytes - sizeof(value)) {
+        cpu->engine->global.entry = 0;
         return __real_x86_ldq_phys_x86_64(cs, address);
     }
     ft_debug_touched(cpu, FT_HIT_ACCESS, offset, sizeof(value), FT_ACCESS_READ);
     memcpy(&value, cpu->ram + offset, sizeof(value));
+    cpu->engine->global.entry = value;
     return value;
 }
 
@@ -996,6 +1228,7 @@ bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask)
                                               FT_PAGE_BYTES);
     }
     tb_flush_jmp_cache_x86_64(engine->cpu, linear);
+    forget_global_blocks(engine);
     return found;
 }
 
@@ -1310,7 +1543,12 @@ void __wrap_helper_write_crN_x86_64(void *env, int index, uint64_t value)
         cpu_x86_update_cr0_x86_64(env, (uint32_t)value);
         break;
     case 3:
-        cpu_x86_update_cr3_x86_64(env, value);
+        if ((&FIELD(env, ENV_CR, uint64_t))[0] & CR0_PG && (&FIELD(env, ENV_CR, uint64_t))[4] & CR4_PGE) {
+            (&FIELD(env, ENV_CR, uint64_t))[3] = value;
+            flush_all_but_global(cpu->engine);
+        } else {
+            cpu_x86_update_cr3_x86_64(env, value);
+        }
         break;
     case 4:
         cpu_x86_update_cr4_x86_64(env, (uint32_t)value);
