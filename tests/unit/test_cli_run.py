@@ -101,7 +101,7 @@ def test_options_reach_the_machine(tmp_path: Path) -> None:
         name="n",
         real_time=True,
         protocol="flat",
-        module_files=(Path("m1"), Path("m2")),
+        module_files=("m1", "m2"),
         save_on_fail_stop=Path("ftvm-n.save"),
     )
 
