@@ -311,6 +311,12 @@ ft_link_board_capacity(void); /* for ft_report.board_bytes: a state that is repo
 int ft_link_reported(ft_link *link, uint32_t spins);
 
 /*
+ * Monitor: wait until all of `count` modules have reported: look for `spin_us`, then sleep until `sleep_us` (below a
+ * second) after the beginning. 1: all have. 0: ask ft_link_reported() who has not; a signal may have come, too.
+ */
+int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_us, uint32_t sleep_us);
+
+/*
  * Monitor: copy the report's head into private memory and check its lengths. -1: the module wrote lengths
  * that cannot be. Board state, outputs and detail follow each other in the payload, of
  * ft_link_report_capacity() bytes.

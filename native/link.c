@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The mailbox between the monitor and one module, and the doorbells beside it. */
+#define _GNU_SOURCE /* ppoll */
 #include "ftvm.h"
 
 #include <errno.h>
@@ -10,11 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
     PAGE_BYTES = 4096,
     CACHE_LINE = 64,
+    LOOKS_PER_CLOCK = 16,
     /* Memory that is never written takes none. */
     COMMAND_PAYLOAD_BYTES = 4 << 20,
     REPORT_PAYLOAD_BYTES = 16 << 20,
@@ -161,6 +164,63 @@ int ft_link_collect(ft_link *link, ft_report *report)
                    report->written_count <= link->ram_pages
                ? 0
                : -1;
+}
+
+/* The last of them that has not reported, `count` if all have. */
+static uint32_t last_missing(ft_link *const *links, uint32_t count)
+{
+    for (uint32_t i = count; i-- > 0;) {
+        if (atomic_load_explicit(&links[i]->box->reports, memory_order_acquire) != links[i]->turn) {
+            return i;
+        }
+    }
+    return count;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_us, uint32_t sleep_us)
+{
+    const uint64_t began_ns = now_ns();
+    const uint64_t end_ns = began_ns + 1000u * (uint64_t)sleep_us;
+    uint32_t missing;
+
+    while ((missing = last_missing(links, count)) != count &&
+           now_ns() < began_ns + 1000u * (uint64_t)spin_us) {
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+            relax();
+        }
+    }
+    /* One by one: whoever is done before the one that is waited for wakes nobody. */
+    while (missing != count) {
+        ft_link *link = links[missing];
+        struct pollfd doorbell = {.fd = link->report_doorbell, .events = POLLIN};
+        uint64_t rings, here_ns;
+        struct timespec left;
+
+        if (!arrived(&link->box->reports, link->turn, &link->box->monitor_sleeps, 0)) {
+            here_ns = now_ns();
+            if (here_ns >= end_ns) {
+                break;
+            }
+            left = (struct timespec){.tv_nsec = (long)(end_ns - here_ns)};
+            if (ppoll(&doorbell, 1, &left, NULL) < 0) {
+                break;
+            }
+            if (doorbell.revents && read(link->report_doorbell, &rings, sizeof rings) < 0 &&
+                errno != EAGAIN) {
+                break;
+            }
+        }
+        missing = last_missing(links, count);
+    }
+    return missing == count;
 }
 
 const void *ft_link_report_payload(ft_link *link)

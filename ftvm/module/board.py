@@ -567,14 +567,14 @@ class Board:
     def put(self, inputs: list[Input]) -> None:
         """Take inputs, in their order; between two runs."""
         for event in inputs:
-            if isinstance(event, ConsoleIn):
+            if isinstance(event, DeviceIn):  # most often
+                self._device_in(event)
+            elif isinstance(event, ConsoleIn):
                 self._uart.receive(event.data)
             elif isinstance(event, KeyboardIn):
                 self._i8042.press(event.scancodes)
             elif isinstance(event, TimePassed) and self._config.real_time:
                 self.state.time_passed_ns = event.until_ns
-            elif isinstance(event, DeviceIn):
-                self._device_in(event)
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device].fail()
             elif isinstance(event, ColdTlb):
@@ -665,7 +665,8 @@ class Board:
 
         Outputs are not part of it; they must have been taken.
         """
-        states = {name: part.state for name, part in self._parts()}
+        states: dict[str, Any] = {name: chip.state for name, chip in self.chips.items()}
+        states |= {"script": self._script.state, "board": self.state}  # in the order of _parts(), at each sync point
         if self.agenda.state.expected:
             states[agenda.PART] = self.agenda.state
         return msgspec.msgpack.encode(states)

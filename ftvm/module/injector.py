@@ -81,6 +81,10 @@ class Injector:
         ``again``: this epoch was run before, so that the faults of single modules that are due in it have happened
         already.
         """
+        if not (self._held or self._tapped or self._board.agenda.state.expected):  # nearly always
+            if self._cpu.position() >= until and not self._cpu.instruction():
+                return Stop(StopKind.POSITION)
+            return self._board.run(until)
         self._tap_devices()
         while True:
             here = self._cpu.position()

@@ -160,6 +160,11 @@ class MonitorEnd:
         """Whether the report to the newest command is there. If not, its doorbell will ring."""
         return bool(lib.ft_link_reported(self._link, spins))
 
+    @property
+    def native(self) -> Any:
+        """The ``ft_link *``."""
+        return self._link
+
     def collect(self) -> tuple[Report, int]:
         """A private copy of the report, and the number of pages in the dirty log. Raises LinkFault."""
         head = self._report

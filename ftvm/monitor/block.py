@@ -239,7 +239,8 @@ class Block(VirtioHalf):
         except QueueBroken as broken:
             self._drop()
             self._break(str(broken))
-        self.mirror.poll()
+        if self._done != len(self._jobs):
+            self.mirror.poll()
 
     def _see(self) -> None:
         """Look at the chip, if it can be another than before: has the driver reset it? Raises QueueBroken."""
@@ -308,6 +309,9 @@ class Block(VirtioHalf):
     ) -> None:
         if size % SECTOR_BYTES or offset + size > self._config.size_bytes:
             job.status = S_IOERR
+            return
+        if operation is Operation.READ and (data := self.mirror.read_now(offset, size)) is not None:
+            job.data = data
             return
         ram = memoryview(self._image.ram)
         buffers = [ram[at : at + length] for at, length in source]

@@ -1,13 +1,22 @@
 """One epoch on some modules: tell them all the same, wait until each has reported or is lost."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from ftvm._native import ffi, lib
 from ftvm.module.link import CommandKind, LinkFault, Report
 from ftvm.monitor.deadline import Deadline
 from ftvm.monitor.image import WrittenMemory
 from ftvm.monitor.module_handle import ModuleHandle, ModuleLost
+
+SPIN_US = 300
+"""How long the monitor looks for reports before it sleeps, where it has a core for itself: so long a guest takes that
+wants the next block of its disk."""
+SHORT_US = 2000
+"""How long it then waits for reports and nothing else. Most epochs that a device ends are over by then."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Epoch:
     """From the verified position to the target."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """What one module made of an epoch."""
 
@@ -56,8 +65,12 @@ class EpochRunner:
     of those that did report had done so: waiting for a module that hangs is a pause.
     """
 
-    def __init__(self, wait: Wait) -> None:
+    def __init__(self, wait: Wait, has_work: Callable[[], bool] = lambda: False) -> None:
+        """``has_work``: ``wait`` does something that should not be kept waiting itself."""
         self._wait = wait
+        self._has_work = has_work
+        self._cores = len(os.sched_getaffinity(0))
+        self._links: tuple[list[ModuleHandle], Any] = [], ffi.NULL
         self._deadline = Deadline()
         self.began_s = self.ended_s = time.monotonic()
 
@@ -117,6 +130,9 @@ class EpochRunner:
         waiting = [module for module in modules if module.index not in {loss.module.index for loss in attempt.losses}]
         asked = len(waiting)
         first_done_s: float | None = None
+        if not self._has_work() and self._all_report_soon(waiting):
+            self.ended_s = time.monotonic()
+            return
         while waiting:
             left = [module for module in waiting if not module.reported()]
             if len(left) < len(waiting):
@@ -135,3 +151,10 @@ class EpochRunner:
                 return
             if waiting:
                 self._wait(limit_s - elapsed_s)
+
+    def _all_report_soon(self, modules: list[ModuleHandle]) -> bool:
+        """Wait a moment for reports alone, in one call."""
+        if modules != self._links[0]:
+            self._links = modules, ffi.new("ft_link *[]", [module.link for module in modules])
+        spin_us = SPIN_US if self._cores > len(modules) else 0
+        return bool(lib.ft_link_await_reports(self._links[1], len(modules), spin_us, SHORT_US))

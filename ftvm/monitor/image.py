@@ -23,11 +23,14 @@ from ftvm.units import NS_PER_BLOCK, PAGE_BYTES, format_size
 
 _POSITION, _SKIPPED = register("position"), register("skipped_ns")
 
+MAX_MEMORIES = 32
+"""That can be compared at once."""
+
 MAX_RUNS = 64
 """Differing runs of bytes that a comparison names; the pages are all counted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WrittenMemory:
     """One module's memory at a sync point: a cffi pointer to its RAM, and its dirty log (page numbers)."""
 
@@ -151,6 +154,9 @@ class VerifiedImage:
         """Give back threads and working memory. ``ram`` can still be read; nothing else can be used afterwards."""
         self._runs = ffi.new("ft_difference[]", MAX_RUNS)
         self._run_count = ffi.new("uint32_t *")
+        self._memories = ffi.new("ft_memory[]", MAX_MEMORIES)
+        self._arch_of_ns = self.arch
+        self._virtual_ns = 0
 
     def write(self, gpa: int, data: bytes | memoryview) -> None:
         """Put part of the start image where it belongs. Raises ValueError outside RAM."""
@@ -195,7 +201,7 @@ class VerifiedImage:
         differing = lib.ft_voter_compare(self._voter, array, len(memories), self._runs, MAX_RUNS, self._run_count)
         if differing < 0:
             raise BadDirtyLog(-1 - differing)
-        return differing, self._found(len(memories))
+        return differing, self._found(len(memories)) if differing else []
 
     def scrub(self, memories: Sequence[WrittenMemory], first: int, pages: int) -> tuple[int, list[ByteRun]]:
         """Compare ``pages`` pages from ``first`` of every module with the image, whether they were written or not.
@@ -209,12 +215,11 @@ class VerifiedImage:
         )
         return differing, self._found(len(memories))
 
-    @staticmethod
-    def _array(memories: Sequence[WrittenMemory]) -> Any:
-        array = ffi.new("ft_memory[]", len(memories))
-        for entry, memory in zip(array, memories, strict=True):
+    def _array(self, memories: Sequence[WrittenMemory]) -> Any:
+        for index, memory in enumerate(memories):
+            entry = self._memories[index]
             entry.ram, entry.written, entry.count = memory.ram, memory.pages, memory.count
-        return array
+        return self._memories
 
     def _found(self, modules: int) -> list[ByteRun]:
         return [
@@ -281,7 +286,10 @@ class VerifiedImage:
 
     def virtual_ns(self) -> int:
         """Virtual time since reset."""
-        return self.position * NS_PER_BLOCK + (_SKIPPED.of(self.arch) if self.arch else 0)
+        if self.arch is not self._arch_of_ns:  # asked several times at each sync point
+            self._arch_of_ns = self.arch
+            self._virtual_ns = self.position * NS_PER_BLOCK + _SKIPPED.of(self.arch)
+        return self._virtual_ns
 
     def digest(self) -> str:
         """Hash over the architectural state, the chips and RAM: XXH3, 128 bits, 32 hexadecimal digits.

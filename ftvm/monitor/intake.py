@@ -84,8 +84,10 @@ class Intake:
             self._flush_due = False
             inputs.append(ColdTlb())
         at_once = self.more or self._console.pending() or self._devices.pending() or self._devices.patience_s() > 0
-        if inputs:
+        if inputs and self.on_input:
             self.log(events.encode(inputs), here, at_once)
+        elif inputs:
+            self.logged += 1
         self._uncommitted = inputs
         return inputs, at_once
 

@@ -38,6 +38,9 @@ SHORT_EPOCH_BLOCKS = 100_000
 """Epochs at the end of a resync: the shorter, the less has changed that must be copied in the pause of joining. And
 while a device has something on its way, with real time: the shorter, the sooner it enters."""
 
+LOOK_S = 0.001
+"""Between two looks at the terminal and all else that comes from outside, while epochs are short."""
+
 SCRUB_EVERY = 8
 """Of the sync points at which the guest only wants a device to be served, so many have one scrub."""
 
@@ -87,10 +90,11 @@ class Lockstep:
             service, image, console, requests, devices, self._waiting, real_time=real_time, interactive=interactive
         )
         self._intake = Intake(console, requests, devices, idle, self._waiting, self._pauses, inputs)
-        self._runner = EpochRunner(self._waiting.wait_for_modules)
+        self._runner = EpochRunner(self._waiting.wait_for_modules, self._waiting.has_work)
         self._recovery = Recovery(image, self._runner, service, self._note, self._note_cold_tlbs)
         self._strays = Strays(service, image, self._runner)
         self._scrub_first = 0
+        self._looked_s = 0.0
         self._stretch = Stretch(Goal(), 0, 0)
         self._advancing = False
         self._looping = False
@@ -260,7 +264,9 @@ class Lockstep:
         else:
             self._pauses.forget()
         self.dirty_pages = {result.module.index: result.memory.count for result in attempt.results}
-        self._waiting.wait_for_modules(0)  # short epochs never sleep: look at the terminal here
+        if self._runner.ended_s > self._looked_s + LOOK_S:  # short epochs never sleep: look at the terminal here
+            self._looked_s = self._runner.ended_s
+            self._waiting.wait_for_modules(0)
         divergence = compare(self._image, attempt.reports, attempt.memories) if attempt.results else None
         if attempt.results and divergence is None and not attempt.losses:
             result = attempt.results[0]

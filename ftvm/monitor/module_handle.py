@@ -232,6 +232,11 @@ class ModuleHandle:
         """Whether the report to the newest command is there; if not, it ends the poller's wait when it comes."""
         return self._link.reported()
 
+    @property
+    def link(self) -> Any:
+        """A cffi pointer to the monitor's side of its mailbox."""
+        return self._link.native
+
     def collect(self) -> tuple[Report, WrittenMemory]:
         """The report, and what to compare of its memory. Raises ModuleLost."""
         self.awaited = False

@@ -252,6 +252,11 @@ class Service:
         for module in modules:
             module.close()
 
+    @property
+    def untidy(self) -> bool:
+        """``tidy`` has something to do, now or soon."""
+        return bool(self._retired)
+
     def tidy(self) -> bool:
         """Free a little of what modules had that left, in the shadow of an epoch. False: there is nothing to do now."""
         if not self._retired or not self._retired[0].has_ended():  # its end will wake us

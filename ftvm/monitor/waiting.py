@@ -49,6 +49,10 @@ class Waiting:
         """Somebody wants an end."""
         return self._stop.is_set()
 
+    def has_work(self) -> bool:
+        """There is something to do on modules that come and go."""
+        return self._service.resync is not None or self._service.untidy
+
     def end_if_told(self) -> None:
         """Raises Ended."""
         if self._stop.is_set():

@@ -124,6 +124,13 @@ class Mirror:
         for _ in range(len(self._deliveries)):
             self._deliveries.popleft()()
 
+    def read_now(self, offset: int, size: int) -> Buffer | None:
+        """What a READ that is submitted now would give, if the host has it in memory and nobody writes there; else
+        None, and such a request must be submitted."""
+        if self._closing or offset < 0 or not 0 < size <= self.size_bytes - offset:
+            return None
+        return self._volume.read_cached(offset, size)
+
     def submit(self, request: Request) -> None:
         """Begin a request. Any number may be in progress; those that overlap are served in the order of submission."""
         if self._closing:

@@ -37,6 +37,13 @@ class Ranges:
         """Nobody else is there meanwhile. For ``async with``."""
         return Lock(self, offset, size, exclusive=True)
 
+    def is_free(self, offset: int, size: int) -> bool:
+        """``shared`` would be granted at once."""
+        end = offset + size
+        return not any(
+            hold.exclusive and hold.start < end and offset < hold.end for hold in (*self._held, *self._waiting)
+        )
+
     async def take(self, offset: int, size: int, exclusive: bool) -> _Hold:
         hold = _Hold(offset, offset + size, exclusive, Future(self._tasks))
         # Also behind those that wait: a stream of reads must not keep a write out for ever.

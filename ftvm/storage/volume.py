@@ -47,6 +47,16 @@ class Volume:
             data = await self.fetch(start, end - start)
         return data if len(data) == size else memoryview(data)[offset - start :][:size]
 
+    def read_cached(self, offset: int, size: int) -> Buffer | None:
+        """As ``read``, if that needs neither a medium nor anybody who is at work; else None."""
+        if self.integrity or not self.ranges.is_free(offset, size):
+            return None
+        readers = self._readers()
+        try:
+            return readers[0].leg.read_cached(offset, size) if readers and readers[0].leg is not None else None
+        except LegFailed:  # `read` will find out, too
+            return None
+
     async def write(self, offset: int, data: Buffer) -> None:
         start, end = self._blocks(offset, len(data))
         async with self.ranges.exclusive(start, end - start):
@@ -94,8 +104,7 @@ class Volume:
         verify = not self.suspect.overlaps(span_of(offset, size))
         for hurry in (True, False):
             failed: dict[Place, LegFailed] = {}
-            # The first one, unless it has more to do: the host then caches one copy, not two.
-            readers = sorted(self.array.in_sync(), key=lambda place: len(place.jobs))
+            readers = self._readers()
             for place in readers:
                 outcome = await self._fetch_from(place, offset, size, verify, hurry and len(readers) > 1)
                 if not isinstance(outcome, LegFailed):
@@ -104,6 +113,10 @@ class Volume:
             if all(failure.reason is not Reason.TIMEOUT for failure in failed.values()):
                 break  # else nobody was quick enough: ask again, and wait
         return None, failed
+
+    def _readers(self) -> list[Place]:
+        """Whom to ask: the first one, unless it has more to do: the host then caches one copy, not two."""
+        return sorted(self.array.in_sync(), key=lambda place: len(place.jobs))
 
     async def _fetch_from(self, place: Place, offset: int, size: int, verify: bool, hurry: bool) -> Buffer | LegFailed:
         leg = place.leg

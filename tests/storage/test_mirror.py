@@ -15,7 +15,7 @@ from ftvm.legs import LegChanged, LegFault, LegState
 from ftvm.storage import metadata, mirror
 from ftvm.storage.events import Event, Repaired
 from ftvm.storage.faulty import Fault, FaultModel
-from ftvm.storage.host import Access, LocalHost
+from ftvm.storage.host import Access, LocalFile, LocalHost
 from ftvm.storage.leg import Reason
 from ftvm.storage.opening import Surroundings, open_disk
 from ftvm.storage.regions import REGION_BYTES
@@ -67,6 +67,32 @@ def test_a_zeroed_range_reads_as_zeroes_from_both_and_a_discarded_one_is_a_hole(
     assert images_equal(paths)
     holes = full - paths[0].stat().st_blocks
     assert (holes > full // 2) == (operation is Operation.DISCARD)
+
+
+def test_what_is_in_memory_is_read_at_once_unless_it_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFile, "read_cached", LocalFile.read)  # whatever the file system offers
+    with opened(make(tmp_path)) as disk:
+        disk.write(0, pattern(1, 4096))
+        writing = submit(disk, Operation.WRITE, 4096, pattern(2, 4096))
+        assert disk.mirror.read_now(0, 4096) == pattern(1, 4096)
+        assert disk.mirror.read_now(512, 4096) is None
+        disk.mirror.wait(lambda: bool(writing))
+        assert disk.mirror.read_now(512, 4096) == pattern(1, 4096)[512:] + pattern(2, 512)
+        for offset, size in ((SIZE, 512), (SIZE - 512, 1024), (-512, 512), (0, 0)):
+            assert disk.mirror.read_now(offset, size) is None
+
+
+def test_what_is_read_at_once_has_been_checked_or_comes_the_long_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFile, "read_cached", LocalFile.read)
+    with opened(make(tmp_path, integrity=True)) as disk:
+        disk.write(0, pattern(1, 4096))
+        disk.mirror.inject(0, Fault(FaultModel.BIT_ROT))
+        assert disk.mirror.read_now(0, 4096) is None
+        assert disk.read(0, 4096) == pattern(1, 4096)
 
 
 def test_many_requests_are_in_flight_and_those_that_overlap_are_served_in_order(tmp_path: Path) -> None:

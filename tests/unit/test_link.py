@@ -134,6 +134,34 @@ def test_no_wake_up_is_lost(pair: Pair, spins: int) -> None:
     assert positions == list(range(rounds))
 
 
+@pytest.mark.parametrize("spin_us", [0, 300])
+def test_reports_that_come_are_waited_for_in_one_call(pair: Pair, spin_us: int) -> None:
+    def serve() -> None:
+        while pair.module.await_command(0, pair.lifeline.fileno()) is not None:
+            pair.publish()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    links = ffi.new("ft_link *[]", [pair.monitor.native])
+    for _ in range(500):
+        pair.monitor.post(CommandKind.RUN)
+        while not lib.ft_link_await_reports(links, 1, spin_us, 900_000):
+            pass
+        assert pair.monitor.reported()
+    pair.other_end.close()
+    server.join(timeout=30)
+
+
+def test_a_report_that_does_not_come_is_not_waited_for(pair: Pair) -> None:
+    pair.monitor.post(CommandKind.RUN)
+    links = ffi.new("ft_link *[]", [pair.monitor.native])
+    assert not lib.ft_link_await_reports(links, 1, 10, 1000)
+    pair.module.await_command(0, pair.lifeline.fileno())
+    pair.publish()
+    assert rang(pair.report_doorbell)  # whoever waits elsewhere meanwhile hears of it
+    assert lib.ft_link_await_reports(links, 1, 0, 1000)
+
+
 def test_a_command_that_does_not_fit_is_refused(pair: Pair) -> None:
     capacity = lib.ft_link_command_capacity()
     with pytest.raises(LinkFault):
