@@ -194,8 +194,10 @@ def test_a_field_of_a_chip_is_named_exactly(path: str, bit: int) -> None:
 def test_a_field_of_a_chip_can_be_stuck() -> None:
     """The UART's transmitter is always ready, and the guest waits for that; this module's never is."""
     disturbed = hit(Fault(0, AT, ChipBit("uart.lsr", 5), CLEAR, lasting=ALWAYS))
-    assert {module for module, _, _ in found(disturbed)} == {0}
-    assert found(disturbed)[-1][2] == "failed-over"
+    blamed = {module for module, _, _ in found(disturbed)}
+    lost = {"death", "hang"} & {d.kind for d in disturbed.result.divergences if d.module == 0}
+    assert blamed == ({0, None} if lost else {0})  # None: on a busy host it took too long, and those left agreed
+    assert (0, "failed-over") in [(module, verdict) for module, _, verdict in found(disturbed)]
 
 
 @pytest.mark.parametrize("module", [0, 1])
