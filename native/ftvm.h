@@ -340,6 +340,12 @@ int ft_link_publish(ft_link *link, const ft_report *report, const void *board, c
 uint32_t *ft_link_written_pages(ft_link *link);
 uint32_t *ft_link_written_count(ft_link *link);
 
+/*
+ * Both: on a busy host, be scheduled soon and for a short time rather than later and for a longer one, from Linux 6.12 on.
+ * A sync point is a chain of wake-ups, and each would wait for the end of somebody else's turn, some 3 ms.
+ */
+void ft_link_take_short_turns(void);
+
 /* Module: be killed when the monitor `parent` dies. -1: it is dead already, or the host refused. */
 int ft_link_die_with(int parent);
 

@@ -128,8 +128,7 @@ class Module:
 def main() -> int:
     """Exit status 0 when the monitor ended first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the monitor, which ends its modules
-    # A module that the monitor wakes must not take its core before it has woken the other modules too.
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    lib.ft_link_take_short_turns()
     lifeline, monitor = int(sys.argv[1]), int(sys.argv[2])
     if lib.ft_link_die_with(monitor) != 0:
         return 0

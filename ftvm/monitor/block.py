@@ -68,6 +68,8 @@ FLIGHT_BYTES = 8 << 20
 """Of data of requests that were taken and not given back: from then on, others wait in the queue."""
 PATIENCE_S = 0.001
 """With real time: most requests are done by then, and a guest that goes on looks for them a whole epoch later."""
+SOON_S = 0.001
+"""What the host's page cache takes is written by then: wait for it without looking around."""
 RESYNC_BYTES = 1 << 20
 """Copied at a time to a leg that comes back."""
 
@@ -135,7 +137,7 @@ class Block(VirtioHalf):
         self._serve()
 
     def patience_s(self) -> float:
-        if self._done == len(self._jobs):
+        if self._all_done():
             return 0.0
         if not self._real_time:
             return FOREVER_S
@@ -181,7 +183,7 @@ class Block(VirtioHalf):
             self.legs.tell_progress()
 
     def finish(self) -> None:
-        if not self.mirror.wait(lambda: self._done == len(self._jobs), STALLED_AFTER_S):
+        if not self.mirror.wait(self._all_done, STALLED_AFTER_S):
             raise HostError(f"{self.name} does not answer", "its leg, or the last one that is in sync, hangs")
 
     def settle(self) -> tuple[list[Input], bool]:
@@ -199,6 +201,9 @@ class Block(VirtioHalf):
     def forget(self) -> None:
         self._drop()
         self._broken, self._seen_at = False, -1
+
+    def _all_done(self) -> bool:
+        return self._done == len(self._jobs)
 
     def _results(self, room_bytes: int) -> tuple[list[Write], list[tuple[int, int]]]:
         """Of what is done, as much as there is room for: what to write, and which chains go back."""
@@ -239,8 +244,8 @@ class Block(VirtioHalf):
         except QueueBroken as broken:
             self._drop()
             self._break(str(broken))
-        if self._done != len(self._jobs):
-            self.mirror.poll()
+        if not self._all_done():
+            self.mirror.wait(self._all_done, SOON_S)
 
     def _see(self) -> None:
         """Look at the chip, if it can be another than before: has the driver reset it? Raises QueueBroken."""

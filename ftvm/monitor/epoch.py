@@ -66,7 +66,8 @@ class EpochRunner:
     """
 
     def __init__(self, wait: Wait, has_work: Callable[[], bool] = lambda: False) -> None:
-        """``has_work``: ``wait`` does something that should not be kept waiting itself."""
+        """On the thread that waits. ``has_work``: ``wait`` does something that should not be kept waiting itself."""
+        lib.ft_link_take_short_turns()
         self._wait = wait
         self._has_work = has_work
         self._cores = len(os.sched_getaffinity(0))

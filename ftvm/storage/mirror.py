@@ -103,6 +103,9 @@ class Mirror:
         self._deliveries: deque[Callable[[], None]] = deque()
         self._in_progress = 0
         self._closing = False
+        self._polling = False
+        self._waiter = select.poll()
+        self._waiter.register(self._array.event_fd, select.POLLIN)
 
     # ---- the monitor's loop ----
 
@@ -116,8 +119,10 @@ class Mirror:
 
     def poll(self) -> None:
         """Go on with everything that can go on; deliver completions and events. Never waits."""
+        self._polling = True
         self._array.collect()
         self._array.tasks.run()
+        self._polling = False
         # What these calls bring about is for the next time: a caller that asks again and again is not to stay here.
         for _ in range(len(self._array.events)):
             self._on_event(self._array.events.popleft())
@@ -367,7 +372,8 @@ class Mirror:
 
     def _deliver(self, call: Callable[[], None]) -> None:
         self._deliveries.append(call)
-        self._array.wake()
+        if not self._polling:  # else it is about to be delivered
+            self._array.wake()
 
     def _answer(self, on_done: Callable[[FtvmError | None], None], error: FtvmError | None) -> None:
         self._deliver(lambda: on_done(error))
@@ -395,6 +401,4 @@ class Mirror:
         return len(regions) * REGION_BYTES - (short if regions.covers((count - 1, count)) else 0)
 
     def _sleep_on_event(self, timeout_s: float | None) -> None:
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        poll.poll(None if timeout_s is None else timeout_s * 1000)
+        self._waiter.poll(None if timeout_s is None else timeout_s * 1000)

@@ -153,23 +153,25 @@ def test_many_requests_of_one_kick_come_back_in_order_as_one_input(bench: Bench)
     assert not bench.half.busy()
 
 
-def test_the_guest_stands_still_until_all_is_done(bench: Bench) -> None:
-    assert bench.half.patience_s() == 0
-    bench.image.ram[DATA] = 1
-    bench.ask(RequestType.OUT, 0, (DATA, 512, 0))
-    bench.kick()
-    assert bench.half.patience_s() == FOREVER_S
-    assert bench.half.busy() and not bench.half.pending()
-    bench.wait()
-    assert bench.half.pending()
-
-
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """A slow leg is one that waits for this."""
     gate = threading.Event()
     monkeypatch.setattr(FaultyFile, "_slow_down", lambda file: gate.wait(60))
     return gate
+
+
+def test_the_guest_stands_still_until_all_is_done(bench: Bench, gate: threading.Event) -> None:
+    assert bench.half.patience_s() == 0
+    bench.image.ram[DATA] = 1
+    bench.half.mirror.inject(0, Fault(FaultModel.SLOW))
+    bench.ask(RequestType.OUT, 0, (DATA, 512, 0))
+    bench.kick()
+    assert bench.half.patience_s() == FOREVER_S
+    assert bench.half.busy() and not bench.half.pending()
+    gate.set()
+    bench.wait()
+    assert bench.half.pending()
 
 
 def test_with_real_time_the_guest_goes_on_and_gets_it_later(tmp_path: Path, gate: threading.Event) -> None:
