@@ -26,6 +26,7 @@ from ftvm.campaign.pool import MAX_ATTEMPTS, LocalPool
 from ftvm.campaign.rig import PRUNED, Rig
 from ftvm.campaign.store import Store
 from ftvm.campaign.summary import summarize
+from ftvm.campaign.targets import GENERAL
 from ftvm.campaign.work import Assignment, Batch, Task, batches
 from ftvm.errors import FtvmError, HostError
 from ftvm.exitcodes import ExitCode
@@ -348,6 +349,9 @@ def test_processors_memory_disks_nics_and_modules_are_hurt_in_one_campaign(tmp_p
     results = run(tmp_path / "r", plan, local(1))
     with Store.read(tmp_path / "r") as store:
         hit = {e.id: (plan.guest[e.guest].image, plan.fault[e.group].targets[0]) for e in store.experiments()}
+        summary = summarize(store)
+    assert {found.name for found in summary.registers} <= set(GENERAL)
+    assert {table.title for table in summary.by_group} == {where for _, where in hit.values()}
     assert [t.error for t in results if t.error is not None] == []
     unhurt = {Outcome.MASKED, Outcome.RECOVERED}
     failed_over = {Outcome.FAILED_OVER}
