@@ -1,8 +1,9 @@
 """What machine to build, as a value."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ftvm.errors import UsageError
 from ftvm.memory_map import MAX_RAM_BYTES, MIN_RAM_BYTES
@@ -15,8 +16,7 @@ from ftvm.units import MIB, PAGE_BYTES, format_size
 MAX_MODULES = 3
 
 
-@dataclass(frozen=True)
-class MachineConfig:
+class MachineConfig(msgspec.Struct, frozen=True):
     """What machine to build. Raises UsageError when it is one that cannot exist.
 
     ``protocol`` forces a boot protocol (BootPlan.kind), None finds it out; ``module_files`` are

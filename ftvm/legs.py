@@ -5,9 +5,10 @@ legs (mean time between faults) counts them, and pulls the leg when it has seen 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 from ftvm.errors import FtvmError
 
@@ -27,8 +28,7 @@ class LegState(StrEnum):
         return self in (LegState.DUPLEXED, LegState.ONLINE)
 
 
-@dataclass(frozen=True)
-class LegChanged:
+class LegChanged(msgspec.Struct, frozen=True):
     """``leg`` is in another state now; ``reason`` says why, for people."""
 
     leg: int
@@ -36,8 +36,7 @@ class LegChanged:
     reason: str
 
 
-@dataclass(frozen=True)
-class LegFault:
+class LegFault(msgspec.Struct, frozen=True):
     """``leg`` failed an operation, lost its link, or broke."""
 
     leg: int
@@ -45,8 +44,7 @@ class LegFault:
     detail: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class LegStatus:
+class LegStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One leg, for people and for ``--json``. ``where``: its file or interface. ``reason``: why it is out of service.
     ``progress``: how much of what it lacks is there, 0 to 1, while it is brought back. ``active``: it carries traffic.
     """

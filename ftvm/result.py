@@ -1,7 +1,5 @@
 """What came of a run, as a value: the JSON of ``ftvm run --json``."""
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from ftvm.exitcodes import ExitCode
@@ -11,19 +9,17 @@ RESULT_VERSION = 1
 """Of the object that ``ftvm run --json`` writes."""
 
 
-@dataclass(frozen=True)
-class ModuleReport:
+class ModuleReport(msgspec.Struct, frozen=True):
     """One module at the end of a run. ``state`` as in ftvm/monitor/service.py; ``faults`` counts by kind."""
 
     index: int
     state: str
     pid: int
-    faults: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = msgspec.field(default_factory=dict)
     restarts: int = 0
 
 
-@dataclass(frozen=True)
-class DivergenceReport:
+class DivergenceReport(msgspec.Struct, frozen=True):
     """A difference between modules, as a value; ``module`` is None while nobody can say whose fault it is.
 
     ``kind`` is register, memory, chip, output, stop, death or hang; ``where`` names the first thing that differs.
@@ -50,8 +46,7 @@ class DivergenceReport:
         )
 
 
-@dataclass(frozen=True)
-class FaultReport:
+class FaultReport(msgspec.Struct, frozen=True):
     """A fault that was injected: in the notation of docs/fault-plans.md, the position at which it was first due, and
     what there is to say about it."""
 
@@ -60,8 +55,7 @@ class FaultReport:
     note: str | None = None
 
 
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(msgspec.Struct, frozen=True):
     """What ``ftvm run --json`` writes.
 
     ``outcome`` is exit, stopped, timeout, halted, crash or fail-stop. ``exit_code`` is what the guest wrote to the
@@ -82,7 +76,7 @@ class RunResult:
     virtual_s: float
     longest_pause_ms: float
     state_digest: str
-    faults: list[FaultReport] = field(default_factory=list)
+    faults: list[FaultReport] = msgspec.field(default_factory=list)
 
     def to_json(self) -> bytes:
         """One JSON object with exactly the fields above."""

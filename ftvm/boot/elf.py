@@ -6,9 +6,10 @@ used, and whatever the parser stumbles over becomes UnusableFile. (Tool Interfac
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+import msgspec
 
 ELF_MAGIC = b"\x7fELF"
 
@@ -21,8 +22,7 @@ MAX_SYMBOLS = 1_000_000
 _SYMBOL_TYPES = (0, 1, 2)  # STT_NOTYPE, STT_OBJECT, STT_FUNC
 
 
-@dataclass(frozen=True)
-class LoadSegment:
+class LoadSegment(msgspec.Struct, frozen=True):
     """A part of an image: ``data`` goes to the physical address ``paddr``, zeros fill up to ``memory_bytes``."""
 
     paddr: int
@@ -31,8 +31,7 @@ class LoadSegment:
     memory_bytes: int
 
 
-@dataclass(frozen=True)
-class ElfSection:
+class ElfSection(msgspec.Struct, frozen=True):
     """A section header: its place in the file, and its address when it belongs to the loaded image."""
 
     type: str | int
@@ -42,8 +41,7 @@ class ElfSection:
     link: int
 
 
-@dataclass(frozen=True)
-class Elf:
+class Elf(msgspec.Struct, frozen=True):
     """A kernel in ELF. ``bits`` is 32 or 64; ``entry`` is a virtual address, as the header has it."""
 
     path: Path

@@ -11,8 +11,9 @@ The BIOS area, all of it reserved in the memory map and backed by RAM:
 """
 
 import struct
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from ftvm.boot import acpi, mptable
 from ftvm.boot.layout import EBDA_BYTES, MemoryRange, low_ram_end, lower_kib, memory_map, upper_kib
@@ -41,8 +42,7 @@ _BIOS_RESET_IP = 0x24
 _BDA = Gpa(0x400)
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(msgspec.Struct, frozen=True):
     """The disk that the BIOS shows to a boot sector. ``contents`` lies at ``address`` and is whole sectors."""
 
     address: Gpa
@@ -61,8 +61,7 @@ class Disk:
         return min(max(0, self.sectors - 1) // (self.heads * self.sectors_per_track), 1023)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """How a kernel wants to be started.
 
     ``bits`` is 16 (real mode at 0:``ip``), 32 or 64 (flat); its registers are zero but for ``registers``, by their
@@ -71,12 +70,11 @@ class Entry:
 
     bits: int
     ip: int
-    registers: dict[str, int] = field(default_factory=dict)
+    registers: dict[str, int] = msgspec.field(default_factory=dict)
     disk: Disk | None = None
 
 
-@dataclass(frozen=True)
-class Reset:
+class Reset(msgspec.Struct, frozen=True):
     """The firmware in memory, and where the CPU comes out of reset. See BootPlan."""
 
     segments: tuple[Segment, ...]

@@ -1,9 +1,10 @@
 """The files a guest is booted from: read once, whole, and only when they are what a file should be."""
 
 import stat
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import msgspec
 
 from ftvm.boot.elf import ELF_MAGIC, Elf, parse_elf
 from ftvm.errors import UnusableFile
@@ -13,8 +14,7 @@ MAX_IMAGE_BYTES = 1 * GIB
 """Far above any kernel, debugging information included; a larger file was given by mistake."""
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(msgspec.Struct, frozen=True, dict=True):
     """A boot image in memory. ``path`` is for messages."""
 
     path: Path
@@ -26,8 +26,7 @@ class Image:
         return parse_elf(self.path, self.data) if self.data.startswith(ELF_MAGIC) else None
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(msgspec.Struct, frozen=True):
     """A file that is handed to the kernel as it is: an initrd or a boot module."""
 
     path: Path

@@ -1,7 +1,8 @@
 """What every boot protocol is given: the image, what goes with it, and the RAM to put it in."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.boot.elf import LoadSegment
 from ftvm.boot.image import Image, Module
@@ -14,8 +15,7 @@ INFORMATION = 64 * KIB
 """Loaders put what they tell a kernel from here on: above what BIOS calls use, below where most kernels are linked."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """``append`` is the kernel's command line; ``initrd`` and ``modules`` are files for the kernel."""
 
     image: Image

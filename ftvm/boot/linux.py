@@ -5,8 +5,9 @@ The loader does what the real-mode part would: it fills the zero page (struct bo
 """
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ftvm.boot.firmware import RSDP, Entry, e820_entry
 from ftvm.boot.image import Image
@@ -36,8 +37,7 @@ _HEADER_LIMIT = 0x290  # what the zero page has room for
 _E820_TABLE = 0x2D0
 
 
-@dataclass(frozen=True)
-class SetupHeader:
+class SetupHeader(msgspec.Struct, frozen=True):
     """What the loader reads of the setup header. Addresses and sizes in bytes."""
 
     raw: bytes  # as it goes into the zero page, from HEADER on

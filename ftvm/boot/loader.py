@@ -1,8 +1,9 @@
 """From an image file to a start state: which protocol the image follows is found out from its contents."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ftvm.boot import firmware, flat, linux, multiboot1, multiboot2, plain, pvh
 from ftvm.boot.firmware import Entry
@@ -14,8 +15,7 @@ from ftvm.errors import UnusableFile, UsageError
 from ftvm.memory_map import HIGH_RAM
 
 
-@dataclass(frozen=True)
-class Protocol:
+class Protocol(msgspec.Struct, frozen=True):
     """A way to boot. ``takes`` names what it has a place for beside the image."""
 
     kind: str

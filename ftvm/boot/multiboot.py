@@ -1,7 +1,8 @@
 """What both Multiboot specifications share: images that say where they go, sections for the kernel, the text screen."""
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.boot.elf import Elf, LoadSegment
 from ftvm.boot.image import Image
@@ -16,8 +17,7 @@ EGA_TEXT_SCREEN = struct.pack("<QIIIBB", VGA_TEXT, 160, 80, 25, 16, 2)
 """Framebuffer information: address, bytes per line, columns, lines, bits per cell, type 'EGA text'."""
 
 
-@dataclass(frozen=True)
-class Addresses:
+class Addresses(msgspec.Struct, frozen=True):
     """The address fields of a header, all physical: the file is a plain image of memory.
 
     ``load_end`` 0 means up to the end of the file, ``bss_end`` 0 no bss.

@@ -4,21 +4,19 @@ The CPU always starts as a PC's CPU does, in real mode. A guest whose entry is d
 is entered through a boot stub (firmware/stubs/) that makes the change of mode itself, in guest code.
 """
 
-from dataclasses import dataclass, field
+import msgspec
 
 from ftvm.units import Gpa
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """``data`` goes to guest physical address ``gpa``. Segments never overlap and lie inside RAM."""
 
     gpa: Gpa
     data: bytes | memoryview
 
 
-@dataclass(frozen=True)
-class BootPlan:
+class BootPlan(msgspec.Struct, frozen=True):
     """A start state. ``kind`` names the protocol: linux, flat, multiboot2, multiboot1, pvh, elf64, elf32.
 
     ``cs``:``ip`` is a real-mode address (base = cs * 16); ``registers`` holds initial general registers by lower-case
@@ -29,5 +27,5 @@ class BootPlan:
     segments: tuple[Segment, ...]
     cs: int
     ip: int
-    registers: dict[str, int] = field(default_factory=dict)
-    symbols: dict[str, int] = field(default_factory=dict)
+    registers: dict[str, int] = msgspec.field(default_factory=dict)
+    symbols: dict[str, int] = msgspec.field(default_factory=dict)

@@ -1,7 +1,8 @@
 """The machines that a plan's guest runs on."""
 
-from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from ftvm.campaign.plan import CampaignPlan, Column, GuestPlan
 from ftvm.debug import symbols
@@ -77,4 +78,4 @@ def config_of(plan: CampaignPlan, guest: GuestPlan, column: Column, disks: tuple
 def _nic(text: str, column: Column) -> NicSpec:
     """In simplex, it has one leg."""
     nic = parse_nic(text)
-    return nic if column == "duplex" else replace(nic, legs=nic.legs[:1])
+    return nic if column == "duplex" else msgspec.structs.replace(nic, legs=nic.legs[:1])

@@ -3,11 +3,11 @@
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ftvm.boot import KINDS
 from ftvm.errors import UnusableFile, UsageError
@@ -38,8 +38,7 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Boot:
+class Boot(msgspec.Struct, frozen=True):
     """What the options above say."""
 
     initrd: Path | None
@@ -81,7 +80,7 @@ def boot_options(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def gathering(**arguments: Any) -> int:
-        boot = Boot(**{field.name: arguments.pop(field.name) for field in fields(Boot)})
+        boot = Boot(**{name: arguments.pop(name) for name in Boot.__struct_fields__})
         return command(boot=boot, **arguments)
 
     for option in reversed(_OPTIONS):

@@ -11,12 +11,12 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
 import click
+import msgspec
 
 from ftvm import terminal
 from ftvm.cli._display import SHOWN, LiveDisplay
@@ -145,8 +145,7 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What the options above say."""
 
     modules: int
@@ -230,7 +229,7 @@ def machine_options(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def gathering(**arguments: Any) -> int:
-        settings = Settings(**{field.name: arguments.pop(field.name) for field in fields(Settings)})
+        settings = Settings(**{name: arguments.pop(name) for name in Settings.__struct_fields__})
         return command(settings=settings, **arguments)
 
     for option in reversed(_OPTIONS):

@@ -12,8 +12,9 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ftvm.errors import HostError, UsageError
 
@@ -26,8 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(msgspec.Struct, frozen=True):
     """A machine that can be talked to, as ``ftvm ctl --json`` lists it."""
 
     name: str

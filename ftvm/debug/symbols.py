@@ -8,9 +8,10 @@ import fnmatch
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+import msgspec
 
 from ftvm.boot.elf import ELF_MAGIC, MAX_SYMBOLS, parse_elf
 from ftvm.errors import UnusableFile, UsageError
@@ -25,8 +26,7 @@ _MAPPING_SYMBOL = re.compile(r"\$[adtx](\..*)?|\.L.*")
 """Marks that assemblers leave, not names that anybody gave."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """``offset`` bytes behind the symbol ``name``."""
 
     name: str

@@ -1,7 +1,5 @@
 """The 80x25 text screen as a value: what a VGA in text mode would show of its memory."""
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from ftvm.module.chips.vga import VgaState
@@ -26,8 +24,7 @@ _decode_state = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _decode_vga = msgspec.msgpack.Decoder(VgaState).decode
 
 
-@dataclass(frozen=True)
-class Cursor:
+class Cursor(msgspec.Struct, frozen=True):
     """A block in one cell, from line ``first_line`` to ``last_line`` of its 16."""
 
     row: int
@@ -36,8 +33,7 @@ class Cursor:
     last_line: int
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """How a cell is drawn: numbers of colours, and whether its character blinks."""
 
     foreground: int
@@ -45,8 +41,7 @@ class Look:
     blinks: bool
 
 
-@dataclass(frozen=True)
-class Screen:
+class Screen(msgspec.Struct, frozen=True):
     """``cells`` has a character and an attribute for each, row by row; ``palette`` the 16 colours.
 
     ``blinking``: the highest bit of an attribute makes the character blink; else it makes the background bright.
@@ -54,7 +49,7 @@ class Screen:
 
     cells: bytes
     cursor: Cursor | None
-    palette: tuple[Colour, ...] = field(default_factory=lambda: VgaState().palette())
+    palette: tuple[Colour, ...] = msgspec.field(default_factory=lambda: VgaState().palette())
     blinking: bool = True
 
     @classmethod

@@ -3,8 +3,9 @@
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from ftvm.errors import FtvmError, UsageError
 from ftvm.faults.legs import check_leg
@@ -65,8 +66,7 @@ Value = int | float | str | bool
 """Of a field, as TOML has it; on the command line all are text."""
 
 
-@dataclass(frozen=True)
-class Guest:
+class Guest(msgspec.Struct, frozen=True):
     """What must be known of a guest to make sense of addresses. ``symbol`` gives the linear address of a name, and
     raises UsageError for one that it does not know."""
 

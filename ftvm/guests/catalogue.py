@@ -6,7 +6,6 @@ of its own in the cache: kernel, initrd (Linux only) and a manifest.
 
 import os
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -19,8 +18,7 @@ KERNEL = "kernel"
 INITRD = "initrd"
 
 
-@dataclass(frozen=True)
-class Guest:
+class Guest(msgspec.Struct, frozen=True):
     """What ``ftvm guests list --json`` shows of a guest.
 
     ``kind`` is its boot protocol (BootPlan.kind). ``append`` is the command line it needs at least; ``ready`` is the

@@ -5,7 +5,6 @@ back with the chips. That a module was hurt is no part of it, and is not undone 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -16,8 +15,7 @@ PART = "faults"
 """Its name among the parts of a board; not there while no fault is expected."""
 
 
-@dataclass(eq=False)
-class Expected:
+class Expected(msgspec.Struct, eq=False):
     """A fault, and how far the guest has come towards it."""
 
     fault: Fault
@@ -32,9 +30,8 @@ class Expected:
     happened: int = 0
 
 
-@dataclass
-class AgendaState:
-    expected: list[Expected] = field(default_factory=list)
+class AgendaState(msgspec.Struct):
+    expected: list[Expected] = msgspec.field(default_factory=list)
 
 
 class Agenda:

@@ -5,7 +5,6 @@ virtual time alone, whoever stops the CPU there; an epoch's end only looks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 from typing import Annotated, Any, Protocol, cast
@@ -181,8 +180,7 @@ class StopKind(IntEnum):
     AWAITED = 9  # one may come due in the block that comes next
 
 
-@dataclass(frozen=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """How an epoch ended. ``wake_ns``: the virtual time of the next event, for IDLE."""
 
     kind: StopKind
@@ -190,24 +188,21 @@ class Stop:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class DiskConfig:
+class DiskConfig(msgspec.Struct, frozen=True):
     """What the guest sees of the disk in one bay."""
 
     size_bytes: Annotated[int, msgspec.Meta(ge=SECTOR_BYTES)]
     read_only: bool = False
 
 
-@dataclass(frozen=True)
-class NicConfig:
+class NicConfig(msgspec.Struct, frozen=True):
     """What the guest sees of one NIC: its address, and the longest packet it may send."""
 
     mac: Annotated[bytes, msgspec.Meta(min_length=6, max_length=6)]
     mtu: Annotated[int, msgspec.Meta(ge=68, le=65535)] = 1500
 
 
-@dataclass(frozen=True)
-class BoardConfig:
+class BoardConfig(msgspec.Struct, frozen=True):
     """What to build. All of it decides what the guest sees, so it is equal in all modules.
 
     ``rtc_base_s``: the date at reset, in seconds since 1970; the default is 2026-01-01. ``input``, ``input_after`` and
@@ -227,9 +222,8 @@ class BoardConfig:
     nics: Annotated[tuple[NicConfig, ...], msgspec.Meta(max_length=MAX_NICS)] = ()
 
 
-@dataclass
-class BoardState:
-    irq_sources: list[int] = field(default_factory=lambda: ISA_IRQS * [0])
+class BoardState(msgspec.Struct):
+    irq_sources: list[int] = msgspec.field(default_factory=lambda: ISA_IRQS * [0])
     """For each ISA IRQ, who asserts it, as bits."""
     time_passed_ns: int = 0
     """With ``real_time``: how far virtual time may go while the guest waits."""
@@ -829,9 +823,10 @@ class Board:
         self._cpu.request_stop()
 
 
-def _lengths(state: object) -> dict[str, int]:
+def _lengths(state: msgspec.Struct) -> dict[str, int]:
     """Of the register files in a chip's state at reset, by field. What grows and shrinks is empty then."""
-    return {name: len(value) for name, value in vars(state).items() if isinstance(value, list | bytearray) and value}
+    fields = msgspec.structs.asdict(state).items()
+    return {name: len(value) for name, value in fields if isinstance(value, list | bytearray) and value}
 
 
 class _NoCpu:

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
+
+import msgspec
 
 from ftvm.errors import UsageError
 
@@ -14,8 +15,7 @@ _PATH = re.compile(r"(?P<chip>[a-z0-9-]+)(?P<steps>(\.[a-z_0-9]+|\[\d+\])+)")
 _STEP = re.compile(r"\.([a-z_0-9]+)|\[(\d+)\]")
 
 
-@dataclass(frozen=True)
-class ChipField:
+class ChipField(msgspec.Struct, frozen=True):
     """One place in the states of the ``chips``. Raises UsageError for a path that is not written as above, names a chip
     or a field that is not there, or does not end at a number, a boolean or bytes.
 
@@ -29,8 +29,9 @@ class ChipField:
     def __post_init__(self) -> None:
         owner, step = self._find()
         value = _get(owner, step)
-        if is_dataclass(value) or isinstance(value, list | tuple):
-            inside = ", ".join(f.name for f in fields(value)) if is_dataclass(value) else f"[0] to [{len(value) - 1}]"
+        if isinstance(value, msgspec.Struct | list | tuple):
+            names = value.__struct_fields__ if isinstance(value, msgspec.Struct) else (f"[0] to [{len(value) - 1}]",)
+            inside = ", ".join(names)
             raise UsageError(f"{self.path} is not one field of a chip", f"it has {inside}")
 
     def bits(self) -> int:
@@ -75,7 +76,7 @@ class ChipField:
         steps = [name or int(index) for name, index in _STEP.findall(match["steps"])]
         for place, step in enumerate(steps):
             if isinstance(step, str):
-                known = [field.name for field in fields(owner)] if is_dataclass(owner) else []
+                known = list(owner.__struct_fields__) if isinstance(owner, msgspec.Struct) else []
                 if step not in known:
                     hint = f"there are {', '.join(known)}" if known else None
                     raise UsageError(f"{self.path}: there is no field {step!r}", hint)

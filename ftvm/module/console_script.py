@@ -4,7 +4,8 @@ It is part of the module, so that both happen at the same position whatever the 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 
 def _failures(text: bytes) -> list[int]:
@@ -35,8 +36,7 @@ class Text:
         return len(self._text)
 
 
-@dataclass
-class ConsoleScriptState:
+class ConsoleScriptState(msgspec.Struct):
     input_matched: int = 0
     input_offered: bool = False
     input_given: int = 0

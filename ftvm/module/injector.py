@@ -10,7 +10,8 @@ import mmap
 import os
 import select
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.errors import UsageError
 from ftvm.memory_map import ram_offset
@@ -52,8 +53,7 @@ KILLED = 70
 """Exit status of a module that was killed by a fault."""
 
 
-@dataclass
-class _Held:
+class _Held(msgspec.Struct):
     """Bits that keep the ``value`` under ``mask``: of bytes of the state or of RAM from ``offset`` on, or of a chip.
     ``left``: blocks, or ALWAYS. ``since``: the position at which it began."""
 

@@ -4,7 +4,6 @@ A module gets a ``Setup`` over a socket, after LENGTH_BYTES of its length, and a
 and reports alternate in the mailbox; the socket stays open as long as the monitor lives.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -72,8 +71,7 @@ class TraceSpec(msgspec.Struct, frozen=True):
 EFFECT_BYTES: int = ffi.sizeof("ft_effect")
 
 
-@dataclass(frozen=True)
-class Descriptors:
+class Descriptors(msgspec.Struct, frozen=True):
     """What comes with the length of a module's Setup, in this order."""
 
     ram: int

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import fields
 
 import msgspec
 
@@ -133,7 +132,7 @@ def main() -> int:
     if lib.ft_link_die_with(monitor) != 0:
         return 0
     with socket.socket(fileno=lifeline) as connection:
-        length, descriptors, _, _ = socket.recv_fds(connection, LENGTH_BYTES, len(fields(Descriptors)))
+        length, descriptors, _, _ = socket.recv_fds(connection, LENGTH_BYTES, len(Descriptors.__struct_fields__))
         with connection.makefile("rb") as incoming:
             message = incoming.read(int.from_bytes(length, "little"))
         if not message:

@@ -1,8 +1,9 @@
 """The architectural state by name: every field of ft_arch (native/ftvm.h), where it lies and how wide it is."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ftvm._native import ffi, lib
 from ftvm.errors import UsageError
@@ -13,8 +14,7 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Register:
+class Register(msgspec.Struct, frozen=True):
     """One register or part of one, such as ``rax``, ``cs.base`` or ``xmm3``; ``offset`` and ``size`` in bytes."""
 
     name: str

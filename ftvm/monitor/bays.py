@@ -4,8 +4,9 @@ import contextlib
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ftvm.errors import UnusableFile, UsageError
 from ftvm.module.board import DISK_BAYS, DiskConfig
@@ -19,8 +20,7 @@ from ftvm.storage.opening import open_disk
 from ftvm.storage.stamp import LegStamp, unchanged
 
 
-@dataclass(frozen=True)
-class DiskFiles:
+class DiskFiles(msgspec.Struct, frozen=True):
     """The legs of one disk; a single one is a disk without a mirror. ``read_only``: for the guest."""
 
     paths: tuple[Path, ...]

@@ -10,9 +10,10 @@ import struct
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+
+import msgspec
 
 from ftvm.errors import HostError
 from ftvm.module.board import DiskConfig
@@ -77,8 +78,7 @@ _HEADER = struct.Struct("<I4xQ")  # type, sector
 _CLEAR = struct.Struct("<QII")  # sector, sectors, flags
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
+class _Job(msgspec.Struct, eq=False):
     """A request that was taken: where its data and its status go, and what is known of them."""
 
     chain: Chain

@@ -5,7 +5,6 @@ output looked at by name.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,8 +19,7 @@ Value = int | bytes | str
 """What one module holds: a number, bytes, or a description."""
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """One thing in which modules differ; ``values`` has one entry per module.
 
     ``kind`` is register, memory, chip, output, stop, death, hang or link; ``where`` names the thing.
@@ -40,8 +38,7 @@ class Difference:
         return None
 
 
-@dataclass(frozen=True)
-class Divergence:
+class Divergence(msgspec.Struct, frozen=True):
     """Why a sync point was not reached in agreement.
 
     ``verified`` is the position of the last agreement; ``reports`` has one per module, None where a module gave

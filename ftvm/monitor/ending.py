@@ -1,15 +1,15 @@
 """The end of a run: what it follows from, and the way out of the loop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.module.board import StopKind
 from ftvm.module.events import GuestExit, Output, PowerOff, ResetRequest, StopText
 from ftvm.module.link import Report
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How a stretch ended: ``outcome`` as in RunResult, and what the guest wrote to the debug-exit port, if it did."""
 
     outcome: str

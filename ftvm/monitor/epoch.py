@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ftvm._native import ffi, lib
 from ftvm.module.link import CommandKind, LinkFault, Report
@@ -19,8 +20,7 @@ SHORT_US = 2000
 """How long it then waits for reports and nothing else. Most epochs that a device ends are over by then."""
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(msgspec.Struct, frozen=True):
     """What every module is told at the verified position: take ``inputs`` (encoded), run to ``target``."""
 
     target: int
@@ -29,8 +29,7 @@ class Epoch:
     """From the verified position to the target."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What one module made of an epoch."""
 
     module: ModuleHandle
@@ -38,12 +37,11 @@ class Result:
     memory: WrittenMemory
 
 
-@dataclass
-class Attempt:
+class Attempt(msgspec.Struct):
     """What all modules made of one epoch: ``results`` in the order of the modules, and who was lost meanwhile."""
 
-    results: list[Result] = field(default_factory=list)
-    losses: list[ModuleLost] = field(default_factory=list)
+    results: list[Result] = msgspec.field(default_factory=list)
+    losses: list[ModuleLost] = msgspec.field(default_factory=list)
 
     @property
     def reports(self) -> list[Report]:

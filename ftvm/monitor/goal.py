@@ -1,7 +1,5 @@
 """How far a stretch goes, and whether it is there."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from ftvm.module import events
@@ -11,8 +9,7 @@ from ftvm.monitor.epoch import Epoch
 from ftvm.monitor.script import Moment
 
 
-@dataclass(frozen=True)
-class Goal:
+class Goal(msgspec.Struct, frozen=True):
     """How far to advance: to a moment, until ``text`` came on the serial console from now on, to what ``watch`` looks
     for, to a monotonic time; to whatever comes first. A text ends the stretch at the block after its last byte,
     whatever the epoch length. ``passed``: breakpoints of ``watch`` that do not count in the first block, since

@@ -8,9 +8,9 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import xxhash
 
 from ftvm._native import ffi, lib
@@ -30,8 +30,7 @@ MAX_RUNS = 64
 """Differing runs of bytes that a comparison names; the pages are all counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenMemory:
+class WrittenMemory(msgspec.Struct, frozen=True):
     """One module's memory at a sync point: a cffi pointer to its RAM, and its dirty log (page numbers)."""
 
     ram: Any
@@ -47,8 +46,7 @@ class WrittenMemory:
         return list(self.pages[0 : self.count])
 
 
-@dataclass(frozen=True)
-class ByteRun:
+class ByteRun(msgspec.Struct, frozen=True):
     """``size`` bytes from ``offset`` in RAM, in which the modules of ``modules`` (indices) differ from the first."""
 
     offset: int

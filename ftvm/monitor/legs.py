@@ -5,8 +5,9 @@ machine, and the policing that takes a leg out of service.
 """
 
 import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+import msgspec
 
 from ftvm.errors import FtvmError, UsageError
 from ftvm.legs import LegChanged, LegFault, Legged, LegState, LegStatus
@@ -27,11 +28,10 @@ from ftvm.storage.events import Mismatch, Repaired, Unreadable
 from ftvm.storage.metadata import MAX_LEGS
 
 
-@dataclass
-class LegRecord:
+class LegRecord(msgspec.Struct):
     """What there is to know of one leg beside its state."""
 
-    policing: Policing = field(default_factory=Policing)
+    policing: Policing = msgspec.field(default_factory=Policing)
     last_fault: datetime | None = None
     told: LegState = LegState.DUPLEXED
     """The state that events told last."""

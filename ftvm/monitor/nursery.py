@@ -1,8 +1,8 @@
 """Processes of modules that have nothing to do yet: Python and ftvm are loaded while the monitor still gets ready.
 
 A process is the same for every module; it learns on its socket what it is to be (ftvm/module/process.py). Whoever is
-going to need some calls ``prepare`` as early as can be; those that nobody took are sent away by ``dismiss``, or end
-with this process.
+going to need some calls ``prepare`` as early as can be, so little is imported here; those that nobody took are sent
+away by ``dismiss``, or end with this process.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import ftvm
@@ -22,13 +21,13 @@ LAST_WORDS_BYTES = 4 * PAGE_BYTES
 """What a dying module may write to its standard error: it stays in memory, and cannot grow."""
 
 
-@dataclass(frozen=True)
 class Newborn:
     """``socket`` is the monitor's end; ``last_words`` a descriptor of what it writes to its standard error."""
 
-    process: "subprocess.Popen[bytes]"
-    socket: socket.socket
-    last_words: int
+    def __init__(self, process: "subprocess.Popen[bytes]", socket: socket.socket, last_words: int) -> None:
+        self.process = process
+        self.socket = socket
+        self.last_words = last_words
 
     def close(self) -> None:
         """End it, if it lives."""

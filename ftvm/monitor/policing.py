@@ -7,8 +7,9 @@ the threshold the part is taken out, and it stays out until its record is cleare
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum, StrEnum
+
+import msgspec
 
 from ftvm.errors import UsageError
 
@@ -24,8 +25,7 @@ class Policy(StrEnum):
     ALWAYS_RESTART = "always-restart"  # it never leaves service for its faults
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(msgspec.Struct, frozen=True):
     """When faults come too fast. Raises UsageError for one that cannot be.
 
     ``seconds`` is the shortest mean time between faults that is tolerated, over the newest ``samples`` faults. With the

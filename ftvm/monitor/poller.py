@@ -6,8 +6,9 @@ import select
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 
 class Watcher(Protocol):
@@ -17,8 +18,7 @@ class Watcher(Protocol):
     def unwatch(self, fd: int) -> None: ...
 
 
-@dataclass(eq=False)
-class _Timer:
+class _Timer(msgspec.Struct, eq=False):
     interval_s: float
     due_s: float
     callback: Callable[[], object]

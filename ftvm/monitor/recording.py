@@ -7,7 +7,6 @@ that is before, so that what a killed run leaves can be told from what was alter
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -184,8 +183,7 @@ class Recorder:
 # ---- reading ----
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(msgspec.Struct, frozen=True):
     """A file that was found sound. ``state`` is where the run began; ``digest`` identifies that part of the file.
 
     ``end`` None: the run was killed, or the file cut off, behind ``last``.
@@ -212,7 +210,7 @@ class Recording:
         state = self.state
         numbers = frozenset(fault.number for fault in expected_faults(state.snapshot.board) if fault.module is not None)
         board = without_faults(state.snapshot.board, numbers) if numbers else state.snapshot.board
-        return replace(
+        return msgspec.structs.replace(
             self,
             state=msgspec.structs.replace(state, snapshot=Snapshot(state.snapshot.arch, board)),
             inputs=[_undisturbed(entry) for entry in self.inputs],
@@ -293,7 +291,7 @@ def _with(recording: Recording, record: _Record, reader: Reader) -> Recording:
         case Mark():
             recording.marks.append(record)
         case End():
-            recording = replace(recording, end=record)
+            recording = msgspec.structs.replace(recording, end=record)
     if record.inputs > len(recording.inputs):
         raise reader.damaged()
     return recording

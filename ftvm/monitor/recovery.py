@@ -15,7 +15,6 @@ state: nothing was lost, since nothing had left.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -38,8 +37,7 @@ VERDICT_RESTARTED = "restarted"  # no module was left; a fresh one goes on
 VERDICT_FAIL_STOP = "fail-stop"
 
 
-@dataclass(frozen=True)
-class Incident:
+class Incident(msgspec.Struct, frozen=True):
     """A divergence or a loss, and what was done about it.
 
     ``module`` is the index of the faulty module, None when nobody can say; ``recovered_in_ms`` None when it was not.

@@ -9,7 +9,6 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -71,8 +70,7 @@ class _Header(msgspec.Struct, frozen=True):
     machine: msgspec.Raw
 
 
-@dataclass(frozen=True)
-class SavedMachine:
+class SavedMachine(msgspec.Struct, frozen=True):
     """A file that was found sound. ``digest`` identifies its contents."""
 
     path: Path
@@ -180,8 +178,7 @@ def _read(path: Path, put_pages: Callable[[int, bytes], None]) -> SavedMachine:
         return SavedMachine(path, state, digest)
 
 
-@dataclass(frozen=True)
-class FileKind:
+class FileKind(msgspec.Struct, frozen=True):
     """Of files that begin with a machine. For people: what it is, what to give, what to do with it."""
 
     magic: bytes

@@ -4,9 +4,10 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+
+import msgspec
 
 from ftvm.errors import EngineError, HostError, UsageError
 from ftvm.monitor.eventlog import (
@@ -37,8 +38,7 @@ class State(StrEnum):
     FAILED = "failed"  # out of service because of faults
 
 
-@dataclass
-class Slot:
+class Slot(msgspec.Struct):
     """One place for a module. Its ``policing`` counts faults by kind (see Difference); ``restarts`` are processes after
     the first."""
 
@@ -47,7 +47,7 @@ class Slot:
     pid: int = 0
     out: State = State.OFFLINE
     """What it is while not in service."""
-    policing: Policing = field(default_factory=Policing)
+    policing: Policing = msgspec.field(default_factory=Policing)
     last_fault: datetime | None = None
     restarts: int = 0
     join_pause_ms: float | None = None

@@ -1,7 +1,8 @@
 """Where a machine begins: at a CPU's reset with an image in RAM, or where a machine was saved."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from ftvm.boot.plan import BootPlan
 from ftvm.errors import UnusableFile
@@ -19,8 +20,7 @@ from ftvm.network.frame import format_mac
 from ftvm.storage.stamp import LegStamp
 
 
-@dataclass(frozen=True)
-class StartState:
+class StartState(msgspec.Struct, frozen=True):
     """What the modules are told at their start, and how RAM is filled. ``guest`` says for people what runs.
 
     ``inputs`` (encoded) enter the modules before their first block; ``typed`` is to be offered to the console, and the
@@ -54,8 +54,9 @@ class StartState:
                 f"the machine was saved with {_describe_nics(self.board.nics)}, not with {_describe_nics(nics)}",
                 "give NICs with the same addresses and MTUs again, on any legs: --nic LEG,mac=MAC,mtu=BYTES",
             )
-        board = replace(self.board, disks=disks, nics=nics)
-        return replace(self, board=board, snapshot=Snapshot(self.snapshot.arch, unplugged(board).save()))
+        board = msgspec.structs.replace(self.board, disks=disks, nics=nics)
+        snapshot = Snapshot(self.snapshot.arch, unplugged(board).save())
+        return msgspec.structs.replace(self, board=board, snapshot=snapshot)
 
     def expected_faults(self) -> list[Fault]:
         """Faults that the saved machine was told of, and that have not happened."""
@@ -85,10 +86,10 @@ class StartState:
     def resume(cls, saved: SavedMachine, *, stop_on: bytes | None, real_time: bool, interactive: bool) -> "StartState":
         """Where ``saved`` was left. A new ``stop_on`` is waited for from now on; None keeps waiting for the old one."""
         state = saved.state
-        board = replace(state.board, real_time=real_time, interactive=interactive)
+        board = msgspec.structs.replace(state.board, real_time=real_time, interactive=interactive)
         snapshot = state.snapshot
         if stop_on is not None:
-            board = replace(board, stop_on=stop_on)
+            board = msgspec.structs.replace(board, stop_on=stop_on)
             changed = unplugged(board)
             changed.load(snapshot.board)
             changed.await_stop_text()

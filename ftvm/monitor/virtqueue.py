@@ -6,8 +6,9 @@ used, and QueueBroken says what is wrong. Nothing here writes memory: what is to
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ftvm.memory_map import HIGH_RAM, LOW_RAM_LIMIT
 from ftvm.module.chips.virtio_pci import EVENT_INDEX, INDIRECT_DESCRIPTORS, QueueState
@@ -38,8 +39,7 @@ class QueueBroken(Exception):
     """What the driver put there is against the rules; the message says what."""
 
 
-@dataclass(slots=True)
-class Chain:
+class Chain(msgspec.Struct):
     """One request: what the device may read, then what it may write. ``head`` is how the driver calls it."""
 
     head: int

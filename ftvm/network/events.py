@@ -1,12 +1,11 @@
 """What happens to a NIC that somebody may want to know: values, given to one callback as they happen."""
 
-from dataclasses import dataclass
+import msgspec
 
 from ftvm.legs import LegChanged, LegFault
 
 
-@dataclass(frozen=True)
-class ActiveLeg:
+class ActiveLeg(msgspec.Struct, frozen=True):
     """The traffic takes ``leg`` from now on; None: no leg has a link."""
 
     leg: int | None

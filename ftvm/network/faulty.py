@@ -7,8 +7,9 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from ftvm.errors import UsageError
 from ftvm.network.frame import Frame
@@ -37,8 +38,7 @@ class Direction(StrEnum):
     BOTH = "both"
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """``rate`` is the probability that a frame is concerned, ``count`` how many at most (0: no limit).
 
     Raises UsageError for what cannot be.

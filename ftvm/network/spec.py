@@ -1,6 +1,6 @@
 """How users write a NIC: ``tap:NAME,tap:NAME,mac=...,mode=broadcast``."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 from ftvm.errors import UsageError
 from ftvm.network.frame import parse_mac
@@ -14,8 +14,7 @@ _OWN_MAC = bytes.fromhex("02 66 74 76 6d")
 """Locally administered: no maker has it. Every machine of ftvm has the same ones, so that runs can be repeated."""
 
 
-@dataclass(frozen=True)
-class LegSpec:
+class LegSpec(msgspec.Struct, frozen=True):
     """``kind`` is tap, stream or loopback; ``where`` the interface, path or wire, "" for a plain loopback."""
 
     kind: str
@@ -25,8 +24,7 @@ class LegSpec:
         return f"{self.kind}:{self.where}" if self.where else self.kind
 
 
-@dataclass(frozen=True)
-class NicSpec:
+class NicSpec(msgspec.Struct, frozen=True):
     """``mac`` None: the machine gives it one, by its number (``default_mac``)."""
 
     legs: tuple[LegSpec, ...]
@@ -52,11 +50,10 @@ def parse_nic(text: str) -> NicSpec:
     return reader.nic()
 
 
-@dataclass
-class _Reader:
+class _Reader(msgspec.Struct):
     text: str
-    legs: list[LegSpec] = field(default_factory=list)
-    settings: dict[str, str] = field(default_factory=dict)
+    legs: list[LegSpec] = msgspec.field(default_factory=list)
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
 
     def take(self, part: str) -> None:
         name, equals, value = part.partition("=")

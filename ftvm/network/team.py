@@ -8,8 +8,9 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from ftvm import legs
 from ftvm.errors import FtvmError, UsageError
@@ -36,16 +37,14 @@ class TeamMode(StrEnum):
     BROADCAST = "broadcast"  # each frame takes every leg, and of its copies the first one is kept
 
 
-@dataclass(frozen=True, kw_only=True)
-class LegStatus(legs.LegStatus):
+class LegStatus(legs.LegStatus, frozen=True, kw_only=True):
     """``dropped``: frames that it could not take."""
 
     faults: dict[str, int]
     dropped: int
 
 
-@dataclass(frozen=True)
-class NicStatus:
+class NicStatus(msgspec.Struct, frozen=True):
     """``state`` is duplex, simplex or down, by how many legs can carry traffic. Frames are counted as the guest sees
     them."""
 
@@ -57,8 +56,7 @@ class NicStatus:
     legs: list[LegStatus]
 
 
-@dataclass
-class _Place:
+class _Place(msgspec.Struct):
     """Where a leg is plugged in."""
 
     index: int
@@ -71,7 +69,7 @@ class _Place:
     """Why it is not up."""
     dropped: int = 0
     """By legs that were here before."""
-    faults: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = msgspec.field(default_factory=dict)
     pulled: bool = False
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from ftvm.errors import UnusableFile, UsageError
 from ftvm.storage import integrity, metadata
@@ -118,8 +119,7 @@ def split(paths: Sequence[Path], *, surroundings: Surroundings | None = None) ->
             host.sync_folder(candidate.path)
 
 
-@dataclass(frozen=True)
-class LegFacts:
+class LegFacts(msgspec.Struct, frozen=True):
     """One path as its metadata have it. ``in_sync``: by the newest word, or by its own where the legs disagree.
     ``clean``: it was closed in good order. ``dirty_bytes`` are marked in its own bitmap."""
 
@@ -134,8 +134,7 @@ class LegFacts:
     dirty_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """``state``: plain (no mirror), no metadata, duplex, simplex (legs are missing), resync (needed at the next start),
     in use, or refused; ``reason`` says why it is refused, ``hint`` what helps."""
 
@@ -193,17 +192,16 @@ def status(paths: Sequence[Path], *, surroundings: Surroundings | None = None) -
         )
 
 
-@dataclass
-class CheckReport:
+class CheckReport(msgspec.Struct):
     """``problems`` make the disk unfit, ``notes`` do not. ``differing``: offsets of regions of 64 KiB where legs differ
     that should be equal; ``wrong``: by leg, offsets of blocks that do not have their checksum."""
 
     state: str
     bytes_compared: int
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    differing: list[int] = field(default_factory=list)
-    wrong: dict[str, list[int]] = field(default_factory=dict)
+    problems: list[str] = msgspec.field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
+    differing: list[int] = msgspec.field(default_factory=list)
+    wrong: dict[str, list[int]] = msgspec.field(default_factory=dict)
 
 
 def check(

@@ -5,7 +5,6 @@ with which a person decides. docs/mirror.md has the rules as a table, with their
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,8 +14,7 @@ from ftvm.storage.metadata import Member, Slot, Superblock
 from ftvm.storage.regions import RegionSet, region_count
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """One path as it is on the host. ``slot`` is None for a file without metadata."""
 
     path: Path
@@ -26,8 +24,7 @@ class Found:
     bitmap: RegionSet
 
 
-@dataclass(frozen=True)
-class PlannedLeg:
+class PlannedLeg(msgspec.Struct, frozen=True):
     """``found`` is None for one that is not there. ``path`` is where it is, or belongs."""
 
     member: Member
@@ -35,8 +32,7 @@ class PlannedLeg:
     found: Found | None
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """How the disk is to be put together.
 
     Members that are ``in_sync`` are right everywhere. The others get ``dirty`` regions copied. ``superblock`` has the

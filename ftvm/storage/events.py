@@ -1,12 +1,11 @@
 """What happens to a disk that somebody may want to know: values, given to one callback as they happen."""
 
-from dataclasses import dataclass
+import msgspec
 
 from ftvm.legs import LegChanged, LegFault
 
 
-@dataclass(frozen=True)
-class Repaired:
+class Repaired(msgspec.Struct, frozen=True):
     """What ``leg`` could not read, or had wrong, was written again from a leg that has it right."""
 
     leg: int
@@ -14,16 +13,14 @@ class Repaired:
     size: int
 
 
-@dataclass(frozen=True)
-class Mismatch:
+class Mismatch(msgspec.Struct, frozen=True):
     """Legs in sync differ here, and nothing says which one is right."""
 
     offset: int
     size: int
 
 
-@dataclass(frozen=True)
-class Unreadable:
+class Unreadable(msgspec.Struct, frozen=True):
     """No leg can give these bytes."""
 
     offset: int

@@ -3,9 +3,10 @@
 import errno
 import os
 import time
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+import msgspec
 
 from ftvm.storage.host import Buffer, File
 
@@ -25,8 +26,7 @@ class FaultModel(StrEnum):
     SLOW = "slow"  # everything takes ``seconds`` longer
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """``offset`` and ``size`` say which bytes of the image are concerned; size 0: all. ``bit`` is that of the byte at
     ``offset`` for bit rot. ``count``: how often it happens, 0 for always."""
 

@@ -9,9 +9,10 @@ import math
 import select
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ftvm import legs
 from ftvm.errors import FtvmError, HostError, UsageError
@@ -37,8 +38,7 @@ RETIRE_S = 1.0
 """How long closing a disk waits for a leg that left service in the middle of an operation."""
 
 
-@dataclass(frozen=True)
-class Reopened:
+class Reopened(msgspec.Struct, frozen=True):
     """A leg that comes back. ``lacking``: regions in which it may differ, by its own account. ``stranger``: it is not
     the file that left, or an old copy of it."""
 
@@ -53,8 +53,7 @@ Reopen = Callable[[Path, Superblock, bytes], Reopened]
 """Opens and checks the files of a leg; raises FtvmError or OSError. Called on the worker's thread."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LegStatus(legs.LegStatus):
+class LegStatus(legs.LegStatus, frozen=True, kw_only=True):
     """``dirty_bytes`` are still to be copied to it. ``busy``: it left service, and has not yet ended what it was
     doing."""
 
@@ -63,8 +62,7 @@ class LegStatus(legs.LegStatus):
     busy: bool
 
 
-@dataclass(frozen=True)
-class DiskStatus:
+class DiskStatus(msgspec.Struct, frozen=True):
     """``state`` is unmirrored (there is only one leg), simplex (one is left), duplex, or resync. ``dirty_bytes`` are
     marked on the medium."""
 

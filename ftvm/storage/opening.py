@@ -4,9 +4,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from ftvm.errors import HostError, UnusableFile, UsageError
 from ftvm.storage import integrity, metadata
@@ -29,19 +30,17 @@ TIMEOUT_S = 10.0
 """How far a leg may be behind its peers."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """Where a disk lives. Tests put others in place."""
 
-    host: Host = field(default_factory=LocalHost)
+    host: Host = msgspec.field(default_factory=LocalHost)
     start_worker: StartWorker = ThreadWorker
     sleep: Callable[[float | None], None] | None = None
     clock: Callable[[], float] = time.monotonic
     random_bytes: Callable[[int], bytes] = os.urandom
 
 
-@dataclass
-class Candidate:
+class Candidate(msgspec.Struct):
     """The open files of one path. Whoever closes ``image`` and ``sidecar`` gives their locks back."""
 
     path: Path

@@ -4,14 +4,14 @@ Virtio leaves open what becomes of requests that overlap. Legs must nevertheless
 being copied to a returning leg must not change under the copy, so here they are served one after the other.
 """
 
-from dataclasses import dataclass
 from types import TracebackType
+
+import msgspec
 
 from ftvm.storage.tasks import Future, Tasks
 
 
-@dataclass(eq=False, slots=True)
-class _Hold:
+class _Hold(msgspec.Struct, eq=False):
     start: int
     end: int
     exclusive: bool

@@ -1,8 +1,9 @@
 """What a disk is asked, and what it answers. The I/O half of virtio-blk speaks this."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from ftvm.storage.host import Buffer
 
@@ -26,16 +27,14 @@ class DiskError(Exception):
     """No leg could do it; the guest is to see an I/O error."""
 
 
-@dataclass(frozen=True)
-class Completion:
+class Completion(msgspec.Struct, frozen=True):
     """``data`` is what was read, else empty. With an ``error`` the request was not done, or only in part."""
 
     data: Buffer
     error: DiskError | None
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """``offset`` and ``size`` in bytes, 0 for a flush. ``buffers`` are the data of a write, ``size`` bytes in all;
     they are copied when the request is submitted. ``on_done`` is called once, from within ``Mirror.poll``. ``stable``:
     it is done when it would survive a loss of power, as if a flush had followed.

@@ -1,6 +1,6 @@
 """Reading everything from every leg, before a fault is met when no other leg is left to repair it."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 from ftvm.storage.array import Place
 from ftvm.storage.events import Mismatch
@@ -13,16 +13,15 @@ from ftvm.storage.volume import Volume
 CHUNK_BYTES = 16 * REGION_BYTES
 
 
-@dataclass
-class ScrubReport:
+class ScrubReport(msgspec.Struct):
     """One pass, in blocks of 4 KiB: how many were repaired on some leg; which differ, with nothing to say which leg is
     right; which no leg can give."""
 
     bytes_read: int = 0
     repaired: int = 0
-    mismatched: list[int] = field(default_factory=list)
+    mismatched: list[int] = msgspec.field(default_factory=list)
     """Offsets, in ascending order."""
-    unreadable: list[int] = field(default_factory=list)
+    unreadable: list[int] = msgspec.field(default_factory=list)
 
     @property
     def sound(self) -> bool:

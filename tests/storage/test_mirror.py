@@ -4,10 +4,10 @@ import os
 import select
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ftvm.errors import FtvmError, HostError, UnusableFile, UsageError
@@ -691,4 +691,6 @@ def test_closing_finishes_what_was_submitted(tmp_path: Path) -> None:
 
 def test_a_write_must_bring_as_much_as_it_says(tmp_path: Path) -> None:
     with opened(make(tmp_path)) as disk, pytest.raises(UsageError, match="brings 512"):
-        disk.mirror.submit(replace(Request(Operation.WRITE, lambda completion: None), size=1024, buffers=[bytes(512)]))
+        disk.mirror.submit(
+            msgspec.structs.replace(Request(Operation.WRITE, lambda completion: None), size=1024, buffers=[bytes(512)])
+        )

@@ -2,7 +2,6 @@
 
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -205,7 +204,7 @@ def with_header(data: bytes, state: MachineState) -> bytes:
     "state",
     [
         *(
-            msgspec.structs.replace(STATE, board=replace(STATE.board, ram_bytes=size))
+            msgspec.structs.replace(STATE, board=msgspec.structs.replace(STATE.board, ram_bytes=size))
             for size in (0, -4096, MIN_RAM_BYTES + 1, 4096, 2 * MIN_RAM_BYTES, 1 << 62)
         ),
         *(

@@ -4,7 +4,8 @@ There is no system management mode: the command port switches between legacy and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ftvm.module.chips.chip import Clock, IrqLine
 from ftvm.platform_ports import (
@@ -52,14 +53,13 @@ def _ticks(now_ns: int) -> int:
     return now_ns * PM_TIMER_HZ // _NS_PER_SECOND
 
 
-@dataclass
-class AcpiPmState:
+class AcpiPmState(msgspec.Struct):
     status: int = 0
     enable: int = 0
     control: int = 0
-    gpe: bytearray = field(default_factory=lambda: bytearray(GPE0_BYTES))
+    gpe: bytearray = msgspec.field(default_factory=lambda: bytearray(GPE0_BYTES))
     """Status, then enable. Nothing sets a status bit."""
-    smi: bytearray = field(default_factory=lambda: bytearray(SMI_PORTS))
+    smi: bytearray = msgspec.field(default_factory=lambda: bytearray(SMI_PORTS))
     seen_ns: int = 0
     """Until when TIMER_STATUS is up to date."""
     sci: bool = False

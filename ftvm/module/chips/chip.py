@@ -2,7 +2,7 @@
 
 A chip is a pure state machine. It never sees an absolute address, a host clock, a file or another chip; what it
 needs from outside arrives through the few callables it is given at construction, and what it does to the
-outside leaves through them. All its memory between two accesses is one dataclass, ``state``, made of integers,
+outside leaves through them. All its memory between two accesses is one struct, ``state``, made of integers,
 booleans, bytes, lists and tuples of them, so that the board can save, compare and load it as a value.
 """
 

@@ -1,13 +1,13 @@
 """The debug console: bytes written go to the host. A guest finds it by reading the port's own number (Bochs, QEMU)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.platform_ports import DEBUG_CONSOLE
 
 
-@dataclass
-class DebugconState:
+class DebugconState(msgspec.Struct):
     """Nothing is remembered."""
 
 

@@ -1,13 +1,13 @@
 """The debug-exit port: whatever the guest writes ends the run with that code."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 PORTS = 4
 
 
-@dataclass
-class DebugExitState:
+class DebugExitState(msgspec.Struct):
     """Nothing outlives the exit."""
 
 

@@ -3,14 +3,13 @@
 There is no DMA controller and nobody to drive it; the registers are storage, and port 80 a delay, as ever.
 """
 
-from dataclasses import dataclass, field
+import msgspec
 
 PORTS = 16
 
 
-@dataclass
-class DmaPagesState:
-    registers: bytearray = field(default_factory=lambda: bytearray(PORTS))
+class DmaPagesState(msgspec.Struct):
+    registers: bytearray = msgspec.field(default_factory=lambda: bytearray(PORTS))
 
 
 class DmaPages:

@@ -5,7 +5,8 @@ Sources: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliar
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ftvm.module.chips.chip import IrqLine
 
@@ -96,9 +97,8 @@ _SET_1_TO_2 = {code: key for key, code in enumerate(_SET_2_TO_1[:0x85]) if code 
 """Two codes of set 1 have two keys each; the later, 83 (F7) and 84 (system request), are the ones that exist."""
 
 
-@dataclass
-class I8042State:
-    ram: bytearray = field(
+class I8042State(msgspec.Struct):
+    ram: bytearray = msgspec.field(
         default_factory=lambda: bytearray((MODE_TRANSLATE | MODE_MOUSE_OFF | MODE_SYSTEM, *31 * [0]))
     )
     """The controller's memory; byte 0 is the command byte (MODE_)."""
@@ -109,12 +109,12 @@ class I8042State:
     output: int = 0
     output_status: int = 0
     """STATUS_ bits of what is in the output buffer; 0 when it is empty."""
-    replies: list[tuple[int, int]] = field(default_factory=list)
+    replies: list[tuple[int, int]] = msgspec.field(default_factory=list)
     """What the controller itself has to say, with STATUS_ bits."""
     keyboard_command: int = 0
     """The keyboard command that waits for its argument, or 0."""
-    keyboard_replies: list[int] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
+    keyboard_replies: list[int] = msgspec.field(default_factory=list)
+    keys: list[int] = msgspec.field(default_factory=list)
     """Codes of keys as the keyboard sends them."""
     last_sent: int = 0
     scanning: bool = True

@@ -4,7 +4,8 @@ Pins are driven with logical levels (asserted or not), so the polarity bits are 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ftvm.module.chips.lapic import EXTINT, NMI
 from ftvm.platform_ports import IO_APIC_ID, IO_APIC_PINS
@@ -31,11 +32,10 @@ Send = Callable[[int, bool, int, int, bool], bool]
 """Destination, logical, delivery mode, vector, level-triggered; True if a local APIC accepted the message."""
 
 
-@dataclass
-class IoapicState:
+class IoapicState(msgspec.Struct):
     select: int = 0
     id: int = IO_APIC_ID
-    table: list[int] = field(default_factory=lambda: IO_APIC_PINS * [MASKED])
+    table: list[int] = msgspec.field(default_factory=lambda: IO_APIC_PINS * [MASKED])
     lines: int = 0
     """Levels of the pins, as bits."""
 

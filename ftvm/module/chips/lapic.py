@@ -5,7 +5,8 @@ INIT, start-up and SMI messages vanish, as messages to absent processors do.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ftvm.memory_map import LOCAL_APIC
 from ftvm.module.chips.chip import Clock, IrqLine
@@ -84,8 +85,7 @@ _FIRST_LEGAL_VECTOR = 16
 _BROADCAST = 0xFF
 
 
-@dataclass
-class LapicState:
+class LapicState(msgspec.Struct):
     base: int = LOCAL_APIC | BASE_ENABLE | BASE_BOOTSTRAP_PROCESSOR
     """IA32_APIC_BASE."""
     id: int = LOCAL_APIC_ID
@@ -93,14 +93,14 @@ class LapicState:
     ldr: int = 0
     dfr: int = 0xFFFF_FFFF
     svr: int = 0xFF
-    isr: list[int] = field(default_factory=lambda: 8 * [0])
-    tmr: list[int] = field(default_factory=lambda: 8 * [0])
-    irr: list[int] = field(default_factory=lambda: 8 * [0])
+    isr: list[int] = msgspec.field(default_factory=lambda: 8 * [0])
+    tmr: list[int] = msgspec.field(default_factory=lambda: 8 * [0])
+    irr: list[int] = msgspec.field(default_factory=lambda: 8 * [0])
     esr: int = 0
     errors: int = 0
     """What ESR will show after it is written."""
     icr: int = 0
-    lvt: list[int] = field(default_factory=lambda: len(_LVT_WRITABLE) * [MASKED])
+    lvt: list[int] = msgspec.field(default_factory=lambda: len(_LVT_WRITABLE) * [MASKED])
     divide: int = 0
     initial_count: int = 0
     tsc_deadline: int = 0

@@ -5,7 +5,8 @@ There is one bus. Later devices derive from PciFunction and are plugged in with 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ftvm.module.chips.chip import IrqLine
 from ftvm.platform_ports import PIRQ_ISA_IRQ
@@ -49,8 +50,7 @@ MULTI_FUNCTION = 0x80
 PIRQS = 4
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(msgspec.Struct, frozen=True):
     """A region that a function answers at: ``size`` bytes, a power of two; memory regions at least a page."""
 
     index: int
@@ -58,9 +58,8 @@ class Bar:
     io: bool
 
 
-@dataclass
-class PciFunctionState:
-    config: bytearray = field(default_factory=lambda: bytearray(CONFIG_BYTES))
+class PciFunctionState(msgspec.Struct):
+    config: bytearray = msgspec.field(default_factory=lambda: bytearray(CONFIG_BYTES))
     interrupt: bool = False
     """What the function wants on its INTx pin; COMMAND_INTX_DISABLE may keep it from getting there."""
 
@@ -191,7 +190,6 @@ ROUTE_DISABLED = 0x80
 _ROUTABLE = (3, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15)
 
 
-@dataclass
 class IsaBridgeState(PciFunctionState):
     pirqs: int = 0
     """Levels of PIRQA..PIRQD, as bits."""
@@ -238,8 +236,7 @@ class IsaBridge(PciFunction):
                 self._isa_irq(irq, bool(driven >> irq & 1))
 
 
-@dataclass
-class PciBusState:
+class PciBusState(msgspec.Struct):
     address: int = 0
     pirqs: int = 0
     """Levels of PIRQA..PIRQD, as bits."""

@@ -5,7 +5,8 @@ is replaced by the edge/level control register, as on every PC with PCI.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.module.chips.chip import IrqLine
 
@@ -42,8 +43,7 @@ _ROTATIONS = tuple(tuple((lowest + step) & 7 for step in range(1, 9)) for lowest
 """For each lowest level, all levels in order of priority."""
 
 
-@dataclass
-class PicState:
+class PicState(msgspec.Struct):
     lines: int = 0
     """Levels of the inputs IR0..IR7, as bits; so are the registers that follow."""
     edges: int = 0

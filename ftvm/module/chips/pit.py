@@ -5,7 +5,8 @@ can be read, and the ticks at which OUT changes, follow from that.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ftvm.module.chips.chip import Clock, IrqLine
 
@@ -42,8 +43,7 @@ def ns_at(tick: int) -> int:
     return -(-tick * NS_PER_SECOND // CLOCK_HZ)
 
 
-@dataclass
-class Counter:
+class Counter(msgspec.Struct):
     """One counter. Times are clock ticks since reset; ``now`` never goes back."""
 
     mode: int = INTERRUPT_ON_TERMINAL_COUNT
@@ -241,9 +241,8 @@ class Counter:
         return now + self.loaded - (now - self.start) % self.loaded
 
 
-@dataclass
-class PitState:
-    counters: list[Counter] = field(default_factory=lambda: [Counter() for _ in range(COUNTERS)])
+class PitState(msgspec.Struct):
+    counters: list[Counter] = msgspec.field(default_factory=lambda: [Counter() for _ in range(COUNTERS)])
     output0: bool = False
     change_at: int | None = None
     """The tick at which the output of counter 0 must be looked at again."""

@@ -4,7 +4,8 @@ There is no speaker and nothing raises SERR# or IOCHK#; programs use the port to
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.module.chips.chip import Clock
 
@@ -19,8 +20,7 @@ _WRITABLE = TIMER2_GATE | SPEAKER | SERR_DISABLE | IOCHK_DISABLE
 _REFRESH_NS = 15_085  # 18 ticks of the timer's clock, as every BIOS programs counter 1
 
 
-@dataclass
-class Port61State:
+class Port61State(msgspec.Struct):
     control: int = 0
 
 

@@ -4,14 +4,14 @@ A20 is always on; the bit only remembers what was written.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 FAST_RESET = 0x01
 A20 = 0x02
 
 
-@dataclass
-class Port92State:
+class Port92State(msgspec.Struct):
     control: int = A20
 
 

@@ -1,14 +1,14 @@
 """Port CF9h, the reset control register. Source: Intel 82371SB (PIIX3), 3.6."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 HARD_RESET = 0x02
 RESET_CPU = 0x04
 
 
-@dataclass
-class PortCf9State:
+class PortCf9State(msgspec.Struct):
     control: int = 0
 
 

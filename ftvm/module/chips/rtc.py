@@ -5,7 +5,8 @@ binary, 12 or 24 hours) applies at once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from ftvm.memory_map import HIGH_MEMORY, LOW_RAM_LIMIT
 from ftvm.module.chips.chip import Clock, IrqLine
@@ -78,8 +79,7 @@ def _cmos(ram_bytes: int) -> bytearray:
     return cmos
 
 
-@dataclass
-class Date:
+class Date(msgspec.Struct):
     """The date registers, decoded. What a guest wrote stays as it is until the next second, even February 30."""
 
     second: int
@@ -139,8 +139,7 @@ def _calendar_day(day_number: int) -> tuple[int, int, int]:
     return 400 * cycle + year + (month >= 10), (month + 2) % 12 + 1, day
 
 
-@dataclass
-class RtcState:
+class RtcState(msgspec.Struct):
     cmos: bytearray
     """Registers 0Eh to 7Fh and the alarm registers; the rest is not stored here."""
     date: "Date"
@@ -311,7 +310,7 @@ class Rtc:
     def _freeze(self, now_ns: int) -> None:
         """Count from the date as it is now, and from the second that the divider chain is in."""
         state = self.state
-        state.date = replace(self._date(now_ns))
+        state.date = msgspec.structs.replace(self._date(now_ns))
         state.origin_ns = now_ns - (now_ns - state.origin_ns) % _NS
 
     def _write_a(self, value: int, now_ns: int) -> None:

@@ -6,8 +6,9 @@ patience: a byte that does not fit, or that nobody is ready for, waits on the wi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from ftvm.module.chips.chip import Clock, IrqLine
 
@@ -70,8 +71,7 @@ _CLOCK_HZ = 1_843_200
 _NS_PER_SECOND = 1_000_000_000
 
 
-@dataclass
-class UartState:
+class UartState(msgspec.Struct):
     ier: int = 0
     fcr: int = 0
     lcr: int = 0
@@ -80,11 +80,11 @@ class UartState:
     msr: int = _TERMINAL_PRESENT
     scr: int = 0
     divisor: int = 12
-    received: list[int] = field(default_factory=list)
+    received: list[int] = msgspec.field(default_factory=list)
     """What RBR returns next, oldest first; one byte at most while the FIFOs are off."""
     thr_empty_pending: bool = False
     timeout_pending: bool = False
-    wire: bytearray = field(default_factory=bytearray)
+    wire: bytearray = msgspec.field(default_factory=bytearray)
     """Bytes that the terminal has yet to send."""
     arrival_ns: int | None = None
     """When the next byte of ``wire`` has come in."""

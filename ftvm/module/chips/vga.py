@@ -4,7 +4,7 @@ Text memory at B8000 is plain RAM and nothing is drawn here: registers are stora
 and data ports. ftvm/display/screen.py makes text of the memory.
 """
 
-from dataclasses import dataclass, field
+import msgspec
 
 from ftvm.module.chips.chip import Clock
 
@@ -72,21 +72,20 @@ def _palette() -> bytearray:
     return dac
 
 
-@dataclass
-class VgaState:
+class VgaState(msgspec.Struct):
     misc: int = _MISC
     crtc_index: int = 0
-    crtc: bytearray = field(default_factory=lambda: bytearray(_CRTC))
+    crtc: bytearray = msgspec.field(default_factory=lambda: bytearray(_CRTC))
     sequencer_index: int = 0
-    sequencer: bytearray = field(default_factory=lambda: bytearray(_SEQUENCER))
+    sequencer: bytearray = msgspec.field(default_factory=lambda: bytearray(_SEQUENCER))
     graphics_index: int = 0
-    graphics: bytearray = field(default_factory=lambda: bytearray(_GRAPHICS))
+    graphics: bytearray = msgspec.field(default_factory=lambda: bytearray(_GRAPHICS))
     attribute_index: int = 0x20  # PALETTE_SHOWN
-    attribute: bytearray = field(default_factory=lambda: bytearray(_ATTRIBUTE))
+    attribute: bytearray = msgspec.field(default_factory=lambda: bytearray(_ATTRIBUTE))
     attribute_data_next: bool = False
     """The flip-flop: the next write to the attribute port is data."""
     dac_mask: int = 0xFF
-    dac: bytearray = field(default_factory=_palette)
+    dac: bytearray = msgspec.field(default_factory=_palette)
     dac_index: int = 0
     """Of the next byte of the palette, three to a colour."""
     dac_reading: bool = False

@@ -5,7 +5,8 @@ cannot do: what is offered here does not depend on the legs.
 """
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from ftvm.module.chips.virtio_pci import VirtioPci, VirtioState, Wires
 
@@ -55,7 +56,6 @@ LINK_UP = 1
 _CONFIG = struct.Struct("<6sHHH")  # MAC, status, pairs of queues (no MQ), MTU
 
 
-@dataclass
 class VirtioNetState(VirtioState):
     link_up: bool = True
 
@@ -67,7 +67,7 @@ class VirtioNet(VirtioPci):
 
     def __init__(self, mac: bytes, mtu: int, wires: Wires) -> None:
         super().__init__(DEVICE_TYPE, CLASS_CODE, _FEATURES, (QUEUE_SIZE, QUEUE_SIZE), wires)
-        self.state = VirtioNetState(**vars(self.state))
+        self.state = VirtioNetState(**msgspec.structs.asdict(self.state))
         self._mac = mac
         self._mtu = mtu
 

@@ -7,10 +7,10 @@ There is nothing here of what lies in memory: when the driver notifies a queue, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from ftvm.module.chips.pci import COMMAND, COMMAND_BUS_MASTER, Bar, PciFunction, PciFunctionState
@@ -88,8 +88,7 @@ U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 U64 = Annotated[int, Meta(ge=0)]
 
 
-@dataclass
-class QueueState:
+class QueueState(msgspec.Struct):
     """One virtqueue: where it is (guest physical), and how far the device is in its two rings (2.7)."""
 
     size: U16
@@ -103,7 +102,6 @@ class QueueState:
     next_used: U16 = 0
 
 
-@dataclass
 class VirtioState(PciFunctionState):
     status: U16 = 0
     resets: U64 = 0
@@ -115,8 +113,8 @@ class VirtioState(PciFunctionState):
     config_generation: U16 = 0
     queue_select: U16 = 0
     isr: U16 = 0
-    queues: list[QueueState] = field(default_factory=list)
-    msix_table: list[U32] = field(default_factory=list)
+    queues: list[QueueState] = msgspec.field(default_factory=list)
+    msix_table: list[U32] = msgspec.field(default_factory=list)
     """Four registers for each vector: address low and high, data, control."""
     msix_pending: U64 = 0
     """Vectors that are due but masked, as bits."""
@@ -133,8 +131,7 @@ class VirtioState(PciFunctionState):
         return bool(bus_master) and self.status & (DRIVER_OK | NEEDS_RESET | FAILED) == DRIVER_OK
 
 
-@dataclass(frozen=True)
-class Wires:
+class Wires(msgspec.Struct, frozen=True):
     """What a device has to do with the rest of the machine.
 
     ``kick(queue)``: the driver has put something into a queue of a live device. ``broken(reason)``: the driver did what
