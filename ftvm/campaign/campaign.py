@@ -35,7 +35,9 @@ def plan(path: Path, campaign: CampaignPlan, progress: Progress) -> None:
     golden = []
     for guest, of in enumerate(campaign.guest):
         progress(f"golden run {guest + 1} of {len(campaign.guest)}: {of.image}", 0, 0)
-        golden.append(_golden(campaign, guest))
+        golden.append(run := _golden(campaign, guest))
+        code = "" if run.exit_code is None else f" {run.exit_code}"
+        progress(f"{of.image}: {run.end - run.start:,} blocks from {run.start:,} on, then {run.ending}{code}", 0, 0)
     space = Space(campaign, golden, [image_of(guest) for guest in campaign.guest])
     facts = {
         "ftvm": __version__,

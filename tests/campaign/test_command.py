@@ -1,5 +1,6 @@
 """``ftvm campaign`` as its user meets it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = invoke("run", folder / "plan.toml", "--experiments", "10", "--workers", "1", "--out", folder / "r.sqlite")
     assert made.exit_code == 0, made.output
     assert "detected-recovered" in made.output
+    said = made.stderr.splitlines()
+    assert said[0] == "golden run 1 of 1: hello"
+    assert re.fullmatch(r"hello: [\d,]+ blocks from 0 on, then exit 0", said[1])
+    assert re.fullmatch(r"drawing 10 experiments out of [\d,]+ possible faults", said[2])
+    assert said[3] == "experiments: 0 of 10"
+    assert any(re.match(r"experiments: 10 of 10 \(100%\), [\d.]+ per second", line) for line in said)
     return folder / "r.sqlite"
 
 
