@@ -42,6 +42,7 @@ def test_checkpoints_may_be_restored_in_any_order() -> None:
             assert machine.digest == digest
             if chosen.random() < 0.5:
                 machine.run_until(position=machine.position + 50_000)
+            assert all(machine.holds(each) == (machine.digest == that) for each, that in kept)
         for number in range(0, len(kept), 2):  # their memory goes; that of the others must not
             kept[number] = kept[number - 1]
         for checkpoint, digest in kept:
@@ -117,6 +118,8 @@ def test_an_epoch_that_somebody_left_in_the_middle_is_run_again() -> None:
 def test_a_checkpoint_belongs_to_its_machine() -> None:
     with build("hello") as machine, build("hello") as other, pytest.raises(UsageError, match="another machine"):
         other.restore(machine.checkpoint())
+    with build("hello") as machine, build("hello") as other, pytest.raises(UsageError, match="another machine"):
+        other.holds(machine.checkpoint())
 
 
 def test_a_callback_can_neither_keep_nor_restore() -> None:
