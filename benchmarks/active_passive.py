@@ -1,6 +1,6 @@
 """Lockstep beside what is usual: one machine that is saved for a cold standby every N ms. See active_passive.md.
 
-python benchmarks/active_passive.py [--intervals 50,200,1000] [--kills 5] [--memory 64M]
+python benchmarks/active_passive.py [--intervals 50,200,1000] [--kills 5] [--seconds 3]
 """
 
 import argparse
@@ -34,8 +34,6 @@ BLOCKS_PER_PAGE = 1500
 """So a number comes each millisecond or less."""
 DIGITS = 8
 
-MEASURED_COUNTS = 1000
-"""Of each run, undisturbed, once the guest has been through all of its memory."""
 AFTERWARDS_S = 1.5
 """Lockstep is watched for so long after a kill."""
 PATIENCE_S = 120.0
@@ -146,22 +144,39 @@ class Subject:
     interval_s: float | None = None
 
 
-def observe(subject: Subject, image: Path, ram_bytes: int, dice: random.Random, kill: bool = True) -> Run:
+@dataclass(frozen=True)
+class Setup:
+    """``seconds``: for which each machine works undisturbed, once its guest has been through all of its memory."""
+
+    image: Path
+    ram_bytes: int
+    seconds: float
+    dice: random.Random
+
+
+def observe(subject: Subject, setup: Setup, kill: bool = True) -> Run:
     """Start a machine, let it work for a while, and kill what is to be killed at a random time."""
+    ram_bytes, dice = setup.ram_bytes, setup.dice
     round_counts = ram_bytes // PAGE_BYTES // PAGES_PER_COUNT + 1
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as notes:
         saved = Path(folder) / "standby.save"
         interval = "" if subject.interval_s is None else str(subject.interval_s)
-        command = [sys.executable, __file__, "--serve", str(image), str(subject.modules), interval, str(saved)]
+        command = [sys.executable, __file__, "--serve", str(setup.image), str(subject.modules), interval, str(saved)]
         with subprocess.Popen([*command, "--memory", str(ram_bytes)], stdout=subprocess.PIPE, stderr=notes) as process:
             assert process.stdout is not None
             heard = Heard()
             try:
                 for _ in _hear(process.stdout.fileno(), heard):
-                    if heard.last > round_counts + MEASURED_COUNTS:
+                    if heard.last > round_counts:
                         break
-                taken_s = heard.moment(round_counts + MEASURED_COUNTS) - heard.moment(round_counts)
-                run = Run(taken_s / MEASURED_COUNTS, [])
+                first, began_s = heard.counts[-1]
+                _wait(process.stdout.fileno(), heard, setup.seconds)
+                last, ended_s = heard.counts[-1]
+                if last == first:
+                    raise HostError(f"the guest says nothing for {setup.seconds} s", "give it more --seconds")
+                run = Run((ended_s - began_s) / (last - first), [])
+                while kill and subject.interval_s is not None and not saved.exists():
+                    _wait(process.stdout.fileno(), heard, subject.interval_s)
                 if kill:
                     _wait(process.stdout.fileno(), heard, dice.random() * (subject.interval_s or 0.1))
                     notes.seek(0)
@@ -251,19 +266,18 @@ def summary(runs: list[Run], alone: list[Run]) -> dict[str, Any]:
     return figures
 
 
-def measure(intervals: list[int], kills: int, ram_bytes: int) -> dict[str, Any]:
+def measure(intervals: list[int], kills: int, ram_bytes: int, seconds: float) -> dict[str, Any]:
     subjects = [Subject("lockstep", 2), *(Subject(f"standby, {each} ms", 1, each / 1e3) for each in intervals)]
-    dice = random.Random(1)
     alone: list[Run] = []
     runs: dict[str, list[Run]] = {subject.name: [] for subject in subjects}
     with tempfile.NamedTemporaryFile(suffix=".bin") as image:
         image.write(counter(ram_bytes))
         image.flush()
-        path = Path(image.name)
+        setup = Setup(Path(image.name), ram_bytes, seconds, random.Random(1))
         for kill in range(kills):
-            alone.append(observe(Subject("alone", 1), path, ram_bytes, dice, kill=False))
+            alone.append(observe(Subject("alone", 1), setup, kill=False))
             for subject in subjects:
-                run = observe(subject, path, ram_bytes, dice)
+                run = observe(subject, setup)
                 runs[subject.name].append(run)
                 to_stderr(
                     f"{kill + 1}/{kills} {subject.name}: {run.pace_s / alone[-1].pace_s:.2f} times alone,"
@@ -287,6 +301,7 @@ def main() -> None:
     parser.add_argument("--intervals", default="50,200,1000", help="ms between two savings")
     parser.add_argument("--kills", type=int, default=5, help="of each")
     parser.add_argument("--memory", type=parse_size, default="64M")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of undisturbed work, for the overhead")
     parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
@@ -296,7 +311,7 @@ def main() -> None:
         return
     settings = {name: value for name, value in vars(arguments).items() if name != "serve"}
     intervals = [int(each) for each in arguments.intervals.split(",")]
-    report("active_passive", settings, lambda: measure(intervals, arguments.kills, arguments.memory))
+    report("active_passive", settings, lambda: measure(intervals, arguments.kills, arguments.memory, arguments.seconds))
 
 
 if __name__ == "__main__":

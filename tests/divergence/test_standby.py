@@ -9,7 +9,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "active_passive.py"
 
 
 def test_lockstep_loses_nothing_that_was_heard_and_a_standby_goes_on_from_what_was_saved() -> None:
-    command = [sys.executable, BENCHMARK, "--kills", "1", "--intervals", "300", "--memory", "8M"]
+    command = [sys.executable, BENCHMARK, "--kills", "1", "--intervals", "300", "--memory", "8M", "--seconds", "0.5"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     results = json.loads(ran.stdout)["results"]
