@@ -287,9 +287,9 @@ class Session:
         happen: a fault, a key. Inside of a block, that is the block's entry."""
         self._commit_here()
         self._look_at_present()
-        if not self.in_past:
+        if not self._loop.playing:
             return
-        if any(not disk.read_only for disk in self.machine.board.disks):
+        if self.in_past and any(not disk.read_only for disk in self.machine.board.disks):
             raise UsageError(
                 "the guest cannot go another way from here: its disks hold what it wrote later",
                 "go to the present, or give it read-only disks",

@@ -378,9 +378,20 @@ def test_breakpoints_stop_the_guest_in_both_directions(workload: Session) -> Non
     assert place(workload) == met
 
 
+def test_the_present_is_live_again_after_a_visit_to_the_past(workload: Session, tmp_path: Path) -> None:
+    workload("goto 500000")
+    for wrong in ("pull 7", "insert 7"):
+        assert "there is no module 7" in workload.refused(wrong)
+        assert "the present is 1,000,000" in workload("status")
+    workload("goto present")
+    assert workload(f"record {tmp_path / 'from-here'}").startswith("recording")
+    assert "forgotten" not in workload("pull 1")
+
+
 def test_watches_stop_the_guest_when_something_is_changed_or_touched(workload: Session) -> None:
     for line, text in (
         ("watch $rbx", "rbx changed"),
+        ("watch rbx", "rbx changed"),
         ("watch rsp-8 8", "8 bytes at 0x1ebfa0 level2+0x7fa0 changed"),
         ("watch rsp 8 --read", "8 bytes at 0x1ebfa8 level2+0x7fa8 read"),
         ("watch 0x3f8 --port --write", "port 0x3f8 written"),

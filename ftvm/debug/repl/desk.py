@@ -146,8 +146,9 @@ class Desk:
 
     def leave_past(self) -> None:
         """Something is about to happen that did not happen then: what came after this place is forgotten."""
-        if self.session.in_past or not self.session.compared:
-            self.session.branch()
+        past = self.session.in_past or not self.session.compared
+        self.session.branch()
+        if past:
             self.out.line(f"what came after position {self.session.position:,} is forgotten")
 
     @contextlib.contextmanager
@@ -177,8 +178,7 @@ class Desk:
     def modules(self, index: int | None = None) -> list[ModuleView]:
         """Those that can be looked at; or just this one. Raises UsageError when there is none."""
         if index is not None:
-            if not 0 <= index < len(self.machine.modules):
-                raise UsageError(f"there is no module {index}", f"modules are 0 to {len(self.machine.modules) - 1}")
+            self.check_module(index)
             return [self._there(self.machine.modules[index])]
         there = []
         for module in self.machine.modules:
@@ -189,6 +189,11 @@ class Desk:
         if not there:
             raise UsageError("no module is in service", "'status' says why; 'insert N' brings one back")
         return there
+
+    def check_module(self, index: int) -> None:
+        """Raises UsageError for one that the machine does not have."""
+        if not 0 <= index < len(self.machine.modules):
+            raise UsageError(f"there is no module {index}", f"modules are 0 to {len(self.machine.modules) - 1}")
 
     def module(self, index: int | None = None) -> ModuleView:
         """This one, or the first that is in service."""

@@ -20,6 +20,8 @@ def command(desk: Desk, target: Target) -> None:
       insert 1
       insert disk0.1
     """
+    if isinstance(target, int):
+        desk.check_module(target)  # before anything is forgotten
     desk.leave_past()
     desk.machine.insert(target)
     desk.out.line(f"{target} is filled while the machine runs: continue")

@@ -20,5 +20,7 @@ def command(desk: Desk, target: Target) -> None:
       pull 1
       pull disk0.1
     """
+    if isinstance(target, int):
+        desk.check_module(target)  # before anything is forgotten
     desk.leave_past()
     desk.machine.pull(target)

@@ -25,12 +25,12 @@ MAX_BYTES = 64
 def command(desk: Desk, what: str, size: str, read: bool, write: bool, port: bool) -> None:
     """Stop after a block that changed a register, or changed or touched memory or a port.
 
-    WHAT is a register with $ before it, or the address of SIZE bytes, or with --port the first of SIZE ports (1, if it
-    is not given).
+    WHAT is a register, or the address of SIZE bytes, or with --port the first of SIZE ports (1, if it is not given). A
+    register with --read or --write holds an address.
 
     \b
     Example:
-      watch $rbx
+      watch rbx
       watch table 4
       watch [rsp] --write
       watch 0x3f8 --port
@@ -43,7 +43,7 @@ def command(desk: Desk, what: str, size: str, read: bool, write: bool, port: boo
 def _what(desk: Desk, what: str, size: str, access: int, port: bool) -> tuple[str, str | tuple[int, int] | Range, str]:
     how = {0: "changed", ACCESS_READ: "read", ACCESS_WRITE: "written"}.get(access, "read or written")
     name = what.removeprefix("$").lower()
-    if what.startswith("$") and not port:
+    if (what.startswith("$") or (not access and what not in desk.symbols and name in REGISTERS)) and not port:
         if name not in REGISTERS or name in _UNWATCHABLE:
             raise UsageError(
                 f"{what!r} is no register that can be watched", "give a whole one, such as $rbx or $cs.base"
