@@ -30,7 +30,7 @@ from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.faults.legs import check_leg, disk_fault, nic_fault
 from ftvm.faults.notation import format_fault
 from ftvm.management import Management
-from ftvm.memory_map import VGA_TEXT, ram_offset
+from ftvm.memory_map import VGA_TEXT, ram_range
 from ftvm.module import events
 from ftvm.module.agenda import without_faults
 from ftvm.module.board import BoardConfig, unplugged
@@ -664,8 +664,8 @@ class Machine:
 
     def read_memory(self, gpa: int, size: int) -> bytes:
         """``size`` bytes of verified guest physical memory. Raises UsageError where there is no RAM."""
-        offset = ram_offset(gpa, self._config.memory_bytes)
-        if self._image is None or offset is None or ram_offset(gpa + size - 1, self._config.memory_bytes) is None:
+        offset = ram_range(gpa, size, self._config.memory_bytes)
+        if self._image is None or offset is None:
             raise UsageError(f"{size} bytes at {gpa:#x} are not RAM of this machine", "RAM is there once it runs")
         return self._image.ram[offset : offset + size]
 

@@ -46,6 +46,13 @@ def ram_offset(gpa: int, ram_bytes: int) -> int | None:
     return None
 
 
+def ram_range(gpa: int, size: int, ram_bytes: int) -> int | None:
+    """Offset into the module's RAM of the first of ``size`` bytes, 1 or more, or None where not all of them are RAM in
+    one piece."""
+    first, last = ram_offset(gpa, ram_bytes), ram_offset(gpa + size - 1, ram_bytes)
+    return first if size > 0 and first is not None and last is not None and last - first == size - 1 else None
+
+
 def physical(offset: int) -> int:
     """The guest physical address of an offset into RAM."""
     return offset if offset < LOW_RAM_LIMIT else offset - LOW_RAM_LIMIT + HIGH_RAM

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from ftvm.errors import UsageError
-from ftvm.memory_map import ram_offset
+from ftvm.memory_map import ram_range
 from ftvm.module.link import Report
 from ftvm.module.paging import LinearMemory
 from ftvm.module.registers import REGISTERS, Register, register
@@ -134,8 +134,8 @@ class ModuleView:
     def read_physical(self, gpa: int, size: int) -> bytes:
         """``size`` bytes of its memory. Raises UsageError where there is no RAM."""
         memory = self._handle().memory()
-        first, last = ram_offset(gpa, len(memory)), ram_offset(gpa + size - 1, len(memory))
-        if size < 1 or first is None or last is None or last - first != size - 1:
+        first = ram_range(gpa, size, len(memory))
+        if first is None:
             raise UsageError(f"{size} bytes at {gpa:#x} are not RAM of this machine")
         return bytes(memory[first : first + size])
 
