@@ -5,6 +5,7 @@ python benchmarks/divergence.py [--epochs 20k,100k,1M] [--experiments 60] [--loc
 """
 
 import argparse
+import contextlib
 import itertools
 import statistics
 from collections import Counter
@@ -18,7 +19,7 @@ from ftvm.campaign.plan import CampaignPlan, parse_plan
 from ftvm.campaign.rig import Rig
 from ftvm.campaign.space import Space, fault_of
 from ftvm.campaign.work import Golden
-from ftvm.debug.divergence.pair import Pair
+from ftvm.debug.divergence.pair import Lost, Pair
 from ftvm.debug.divergence.search import Finding, localise
 from ftvm.machine import Machine
 from ftvm.module import events
@@ -109,7 +110,7 @@ def localise_one(plan: CampaignPlan, experiment: Experiment, ram_bytes: int) -> 
             return
         reports = [report for report in divergence.reports if report is not None]
         inputs = events.decode_inputs(incident.epoch.inputs) if incident.epoch.inputs else []
-        with Pair(machine.verified, machine.board, incident.module, inputs) as pair:
+        with Pair(machine.verified, machine.board, incident.module, inputs) as pair, contextlib.suppress(Lost):
             end = max(report.position for report in reports)
             found.append(localise(pair, divergence.verified, end, reports[incident.module]))
         machine.request_stop()
@@ -165,8 +166,9 @@ def main() -> None:
             everything = [trial for members in trials.values() for trial in members if trial.detected_ms is not None]
             values = [trial.detected_ms for trial in everything]
             plots.append({"title": f"Detection, epochs of {epoch}", "x": "ms", "values": values})
-            settled = statistics.median(trial.recovered_ms or 0.0 for trial in everything)
-            to_stderr(f"{epoch}: settled in {settled:.1f} ms (median)")
+            if everything:
+                settled = statistics.median(trial.recovered_ms or 0.0 for trial in everything)
+                to_stderr(f"{epoch}: settled in {settled:.1f} ms (median)")
         findings = localise_all(epochs[min(1, len(epochs) - 1)], arguments.localised)
         results |= {f"first wrong instruction, {name}": localised(members) for name, members in findings.items()}
         values = [each.seconds for members in findings.values() for each in members if each.wrong is not None]
