@@ -346,6 +346,12 @@ uint32_t *ft_link_written_count(ft_link *link);
  */
 void ft_link_take_short_turns(void);
 
+/*
+ * Both: do not give freed memory of a command's size back to the host each time. Its pages would have to be made again
+ * for the next one, which takes several times as long as to fill them.
+ */
+void ft_link_keep_memory(void);
+
 /* Module: be killed when the monitor `parent` dies. -1: it is dead already, or the host refused. */
 int ft_link_die_with(int parent);
 

@@ -4,6 +4,7 @@
 #include "ftvm.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdalign.h>
@@ -302,6 +303,13 @@ void ft_link_take_short_turns(void)
 
     /* A host that knows nothing of this, or refuses it, only lets us wait longer. */
     (void)syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
+void ft_link_keep_memory(void)
+{
+    /* Refusals are of no consequence. */
+    (void)mallopt(M_MMAP_THRESHOLD, COMMAND_PAYLOAD_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, 4 * COMMAND_PAYLOAD_BYTES);
 }
 
 int ft_link_die_with(int parent)

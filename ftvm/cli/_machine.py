@@ -5,6 +5,7 @@ What few runs need, and takes long to load, is imported where it is needed.
 
 import contextlib
 import functools
+import gc
 import math
 import os
 import shlex
@@ -19,6 +20,7 @@ import click
 import msgspec
 
 from ftvm import terminal
+from ftvm._native import lib
 from ftvm.cli._display import SHOWN, LiveDisplay
 from ftvm.cli._output import json_option, live_output, output_file, write_json
 from ftvm.debug import symbols
@@ -32,6 +34,10 @@ from ftvm.network.spec import parse_nic
 from ftvm.units import parse_blocks
 
 KEYBOARD = 0  # standard input
+
+GARBAGE = 50_000
+"""New objects that may be garbage in cycles until Python looks for it: a guest that reads a disk makes hundreds at each
+sync point, which are not."""
 
 
 def _save_target(path: str) -> Path:
@@ -246,6 +252,8 @@ def run_machine(config: MachineConfig, settings: Settings) -> int:
     display = LiveDisplay(sys.stdout.buffer, KEYBOARD if config.interactive else None) if settings.display else None
     machine = Machine(config, on_console=console.show, on_event=console.tell if display is None else display.tell)
     settings.inject_faults(machine, config)
+    gc.set_threshold(GARBAGE)
+    lib.ft_link_keep_memory()
     examiner = None
     if settings.divergence_report is not None:
         from ftvm.debug.divergence import report

@@ -191,13 +191,16 @@ class ModuleEnd:
         self._link = _open(memory, ram_bytes, command_doorbell, report_doorbell)
         self._command = ffi.new("ft_command *")
         self._report = ffi.new("ft_report *")
-        self._payload = ffi.buffer(lib.ft_link_command_payload(self._link), lib.ft_link_command_capacity())
+        self._payload = memoryview(
+            ffi.buffer(lib.ft_link_command_payload(self._link), lib.ft_link_command_capacity())
+        ).toreadonly()
         self.arch: Any = ffi.addressof(self._report, "arch")
         self.written_pages: Any = lib.ft_link_written_pages(self._link)
         self.written_count: Any = lib.ft_link_written_count(self._link)
 
-    def await_command(self, spins: int, lifeline: int) -> tuple[CommandKind, int, bytes] | None:
-        """(kind, target, payload) of the next command; None when the monitor is gone. Raises OSError, LinkFault."""
+    def await_command(self, spins: int, lifeline: int) -> tuple[CommandKind, int, memoryview] | None:
+        """(kind, target, payload) of the next command, None when the monitor is gone; the payload is valid until the
+        next call. Raises OSError, LinkFault."""
         match lib.ft_link_await_command(self._link, spins, lifeline, self._command):
             case 0:
                 command = self._command

@@ -83,13 +83,13 @@ class Module:
     def _here(self) -> Stop:
         return Stop(StopKind.POSITION)
 
-    def _run(self, target: int, payload: bytes, again: bool) -> Stop:
+    def _run(self, target: int, payload: bytes | memoryview, again: bool) -> Stop:
         self._cpu.rearm_dirty_log()  # not earlier: the monitor reads the log after the report
         if payload:
             self._board.put([*events.decode_inputs(payload)])
         return self._injector.run(target, again)
 
-    def _step(self, count: int, payload: bytes) -> Stop:
+    def _step(self, count: int, payload: bytes | memoryview) -> Stop:
         self._cpu.rearm_dirty_log()
         if payload:
             self._board.put([*events.decode_inputs(payload)])
@@ -128,6 +128,7 @@ def main() -> int:
     """Exit status 0 when the monitor ended first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the monitor, which ends its modules
     lib.ft_link_take_short_turns()
+    lib.ft_link_keep_memory()
     lifeline, monitor = int(sys.argv[1]), int(sys.argv[2])
     if lib.ft_link_die_with(monitor) != 0:
         return 0

@@ -6,7 +6,7 @@ used, and QueueBroken says what is wrong. Nothing here writes memory: what is to
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -106,7 +106,7 @@ class Virtqueue:
 
     def _follow(self, chain: Chain, table: int, count: int, at: int, indirect: bool) -> None:
         """Add the descriptors from ``at`` in a table of ``count``. A chain is never longer than the queue."""
-        ram, readable, writable = self._ram, chain.readable, chain.writable
+        ram, low, readable, writable = self._ram, self._low, chain.readable, chain.writable
         room = self.size - len(readable) - len(writable)
         while True:
             if room <= 0:
@@ -123,7 +123,7 @@ class Virtqueue:
                     raise QueueBroken(f"an indirect table of {length} bytes with flags {flags:#x}")
                 self._follow(chain, self._offset(address, length, "table"), length // 16, 0, False)
                 return
-            offset = self._offset(address, length)
+            offset = address if address + length <= low else self._offset(address, length)
             if flags & WRITE:
                 writable.append((offset, length))
             elif writable:
@@ -183,12 +183,11 @@ def size_of(segments: Sequence[Segment]) -> int:
 
 def without_front(segments: Sequence[Segment], size: int) -> list[Segment]:
     """What is left behind the first ``size`` bytes, of which there must be as many."""
-    rest = []
-    for offset, length in segments:
+    for index, (offset, length) in enumerate(segments):
         if length > size:
-            rest.append((offset + size, length - size))
-        size = max(0, size - length)
-    return rest
+            return [(offset + size, length - size), *segments[index + 1 :]]
+        size -= length
+    return []
 
 
 def front(segments: Sequence[Segment], size: int) -> list[Segment]:
@@ -203,14 +202,12 @@ def front(segments: Sequence[Segment], size: int) -> list[Segment]:
 
 
 def scatter(segments: Sequence[Segment], data: bytes | bytearray | memoryview) -> list[Write]:
-    """``data``, no longer than ``segments``, as writes to them."""
-    if len(segments) == 1 and len(data) <= segments[0][1]:
-        return [(segments[0][0], bytes(data))] if len(data) else []
+    """``data``, no longer than ``segments`` and never changed again, as writes to them: views of it."""
     view = memoryview(data)
     writes, at = [], 0
     for offset, length in segments:
         if at >= len(view):
             break
-        writes.append((offset, bytes(view[at : at + length])))
+        writes.append((offset, view[at : at + length]))
         at += length
-    return writes
+    return cast(list[Write], writes)  # a view is encoded as the bytes that it shows
