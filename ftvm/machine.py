@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -27,25 +27,22 @@ from ftvm.display.keyboard import strokes
 from ftvm.display.picture import png
 from ftvm.display.screen import TEXT_BYTES, Screen
 from ftvm.errors import FtvmError, HostError, UsageError
-from ftvm.faults.legs import check_leg, disk_fault, nic_fault
-from ftvm.faults.notation import format_fault
+from ftvm.injection import Struck, check_fault
 from ftvm.management import Management
 from ftvm.memory_map import VGA_TEXT, ram_range
-from ftvm.module import events
 from ftvm.module.agenda import without_faults
-from ftvm.module.board import BoardConfig, unplugged
+from ftvm.module.board import BoardConfig
 from ftvm.module.events import DebugHit, DebugWatch, FaultStruck
-from ftvm.module.fault import ALWAYS, AtPosition, Change, ChipBit, Fault, Leg, Operation, Target
-from ftvm.module.fault_check import check
+from ftvm.module.fault import ALWAYS, AtPosition, Change, Fault, Operation, Target
 from ftvm.module.link import Snapshot
-from ftvm.monitor import nursery, savefile
+from ftvm.monitor import nursery
 from ftvm.monitor.bays import Bays
 from ftvm.monitor.block import Block
 from ftvm.monitor.checkpoint import Checkpoint
 from ftvm.monitor.console import Console
 from ftvm.monitor.devices import Devices
 from ftvm.monitor.ending import Ending
-from ftvm.monitor.eventlog import FAULT_INJECTED, SUSPEND_FAILED, SUSPENDED, Event, EventFile, EventLog, Observer
+from ftvm.monitor.eventlog import Event, EventFile, EventLog, Observer
 from ftvm.monitor.goal import Goal
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.lockstep import Lockstep
@@ -57,11 +54,11 @@ from ftvm.monitor.poller import Poller, SyncPointPoller
 from ftvm.monitor.recording import Recorder, Recording
 from ftvm.monitor.recovery import Incident
 from ftvm.monitor.report import explain
-from ftvm.monitor.savefile import MachineState
 from ftvm.monitor.script import LoggedInput, Moment
 from ftvm.monitor.service import Service
 from ftvm.monitor.start import StartState
 from ftvm.result import RESULT_VERSION, DivergenceReport, FaultReport, ModuleReport, RunResult
+from ftvm.saving import Saving
 from ftvm.units import GIB, format_size
 
 __all__ = [
@@ -108,26 +105,22 @@ class Machine:
         self._requests = SyncPointPoller(self._poller)
         self._stop = threading.Event()
         self._faults: list[Fault] = []
-        self._struck: list[FaultReport] = []
-        self.struck: list[FaultStruck] = []
-        """The faults that struck, in the past of the verified state; one that happens again and again is there once."""
+        self._struck = Struck(self._log, config.modules, self._half)
         self._incident_observers: list[Callable[[Incident], None]] = []
         self._fault_number = max((fault.number for fault in self._start.expected_faults()), default=0)
         self._service: Service | None = None
         self._image: VerifiedImage | None = None
         self._lockstep: Lockstep | None = None
+        self._saving: Saving | None = None
         self._management: Management | None = None
         self._divergence_text: str | None = None
         self._resources: contextlib.ExitStack | None = None
         self._used = False
         self._began_s = 0.0
         self.disks: list[Block] = []
+        """The I/O halves of the disks, by bay, while the machine runs: their ``mirror`` and its ``legs``."""
         self.nics: list[Net] = []
-        """The I/O halves of the disks, by bay, while the machine runs: their ``mirror`` and its legs."""
-        self.saved_to: Path | None = None
-        """Where the machine was saved last."""
-        self.not_saved: FtvmError | None = None
-        """Why it was not saved when the run ended, although the configuration says so."""
+        """Those of the NICs: their ``team`` and its ``legs``."""
 
     def __enter__(self) -> "Machine":
         """Start the modules; they stand at the guest's first instruction. No process or memory outlives the context.
@@ -183,8 +176,9 @@ class Machine:
             until_s=None if config.timeout_s is None else self._began_s + config.timeout_s,
             real_time=config.keeps_time,
             interactive=config.open_ended,
-            on_fault=self._note_fault,
+            on_fault=self._struck.note,
         )
+        self._saving = Saving(config, self._start, lockstep, image, self._console, self.disks, self._log)
         lockstep.on_incident.append(self._note_incident)
         if config.event_log is not None:
             resources.callback(EventFile(str(config.event_log), self._log).close)
@@ -205,7 +199,7 @@ class Machine:
             resources.callback(server.close)
             verbs.register(server, self._management, self._log)
         lockstep.inject(self._faults)
-        with self._saved_if_the_host_fails():
+        with self._saving.if_the_host_fails():
             lockstep.begin()
         if config.record is not None:
             recorder = Recorder(config.record, self._start.guest, self._start.board, lockstep, image, self._log)
@@ -224,11 +218,12 @@ class Machine:
 
     def _run_to_end(self, at_once: bool) -> RunResult:
         lockstep, image = self._running()
-        with self._saved_if_the_host_fails():
+        assert self._saving is not None
+        with self._saving.if_the_host_fails():
             ending = lockstep.advance(Goal(), at_once)
         assert ending is not None, "there was no goal to reach"
         wall_s = time.monotonic() - self._began_s
-        self._save_at_end(ending.outcome)
+        self._saving.at_end(ending.outcome)
         if lockstep.incidents:
             self._divergence_text = explain(lockstep.incidents[-1].divergence, image)
         return RunResult(
@@ -244,7 +239,7 @@ class Machine:
             virtual_s=image.virtual_ns() / 1e9,
             longest_pause_ms=lockstep.longest_pause_s * 1e3,
             state_digest=image.digest(),
-            faults=self._struck[:],
+            faults=self._struck.reports[:],
         )
 
     def run_until(
@@ -387,55 +382,26 @@ class Machine:
         On the machine's thread. When it raises, the machine goes on: HostError when the file cannot be written,
         UsageError when there is nothing to go on with later.
         """
-        self._save(path)
+        self.save(path)
         if self._lockstep is not None:
             self._lockstep.stop_at_once()
         self.request_stop()
 
-    def _save(self, path: Path) -> None:
-        image, lockstep = self._image, self._lockstep
-        if image is None or lockstep is None:
-            raise UsageError("nothing to save: the machine has not begun to run")
-        if lockstep.finished:
-            raise UsageError("nothing to save: the guest ended by itself")
-        snapshot = lockstep.resumable()
-        start = self._start
-        try:
-            inputs, kicked = lockstep.unseen()
-            if keys := self._console.keys_waiting():
-                inputs = events.encode([*(events.decode_inputs(inputs) if inputs else ()), *keys])
-            disks = [[*disk.mirror.stamps().values()] for disk in self.disks]
-            state = MachineState(start.guest, start.board, snapshot, inputs, self._console.waiting(), kicked, disks)
-            savefile.save(path, state, image)
-        except HostError as error:
-            self._log.emit(SUSPEND_FAILED, "machine", reason=error.message)
-            raise
-        self.saved_to = path
-        self._log.emit(SUSPENDED, "machine", file=str(path))
-
-    @contextlib.contextmanager
-    def _saved_if_the_host_fails(self) -> Iterator[None]:
-        try:
-            yield
-        except HostError:
-            self._save_at_end("fail-stop")
-            raise
-
-    def _save_at_end(self, outcome: str) -> None:
-        """As the configuration says. How the run ended counts more than that it cannot be saved."""
-        path = self._config.save_on_exit
-        if outcome == "fail-stop":
-            path = self._config.save_on_fail_stop or path
-        if path is None:
-            return
-        try:
-            self._save(path)
-        except FtvmError as error:
-            self.not_saved = error
-
     def save(self, path: Path) -> None:
         """Write the verified state to ``path``, for ``ftvm resume``, and go on. As ``suspend`` else."""
-        self._save(path)
+        if self._saving is None:
+            raise UsageError("nothing to save: the machine has not begun to run")
+        self._saving.save(path)
+
+    @property
+    def saved_to(self) -> Path | None:
+        """Where the machine was saved last."""
+        return None if self._saving is None else self._saving.saved_to
+
+    @property
+    def not_saved(self) -> FtvmError | None:
+        """Why it was not saved when the run ended, although the configuration says so."""
+        return None if self._saving is None else self._saving.not_saved
 
     def status(self) -> Status:
         """What ``ftvm ctl status`` shows. Inside a context only."""
@@ -532,7 +498,7 @@ class Machine:
             stuck = {0: Operation.CLEAR, 1: Operation.SET}
             change = Change() if stuck_at is None else Change(stuck[stuck_at])
             fault = Fault(fault, AtPosition(position), target, change, lasting=0 if stuck_at is None else ALWAYS)
-        self._check_fault(fault)
+        check_fault(fault, self._config, self._start.board, self.position)
         self._fault_number += 1
         numbered = msgspec.structs.replace(fault, number=self._fault_number)
         if self._lockstep is None:
@@ -540,25 +506,14 @@ class Machine:
         else:
             self._lockstep.inject([numbered])
 
-    def _check_fault(self, fault: Fault) -> None:
-        """Raises UsageError for a fault that this machine cannot have."""
-        if isinstance(fault.when, AtPosition) and fault.when.position < self.position:
-            raise UsageError(f"a fault at {fault.when.position}", f"the machine is at {self.position} already")
-        if fault.module is not None and not 0 <= fault.module < self._config.modules:
-            raise UsageError(
-                f"a fault in module {fault.module}", f"this machine has modules 0 to {self._config.modules - 1}"
-            )
-        # To build a board takes longer than a short experiment's guest runs.
-        chips = unplugged(self._start.board).chips if isinstance(fault.target, ChipBit) else {}
-        check(fault, self._config.memory_bytes, chips)
-        if isinstance(fault.target, Leg):
-            check_leg(fault.target)
-            there = {f"disk{bay}": len(disk.paths) for bay, disk in enumerate(self._config.disks)}
-            there |= {f"nic{slot}": len(nic.legs) for slot, nic in enumerate(self._config.nics)}
-            if fault.target.leg >= there.get(fault.target.device, 0):
-                legs = [f"{device}.{leg}" for device, count in there.items() for leg in range(count)]
-                hint = f"there are {', '.join(legs)}" if legs else "give it disks with --disk, NICs with --nic"
-                raise UsageError(f"this machine has no {fault.target.device}.{fault.target.leg}", hint)
+    @property
+    def struck(self) -> list[FaultStruck]:
+        """The faults that struck, in the past of the verified state; one that happens again and again is there once."""
+        return self._struck.faults
+
+    def _half(self, device: str) -> Block | Net:
+        halves: tuple[Block | Net, ...] = (*self.disks, *self.nics)
+        return next(half for half in halves if half.name == device)
 
     def follow_incidents(self, observer: Callable[[Incident], None]) -> None:
         """Call ``observer`` at each incident, on the machine's thread, when it is settled. The verified state is that
@@ -574,39 +529,6 @@ class Machine:
         if not self._is_travelling():
             for observer in self._incident_observers:
                 observer(incident)
-
-    def _note_fault(self, struck: FaultStruck) -> None:
-        """A fault was due, in the past of the verified state. What a leg is to suffer happens now."""
-        fault = struck.fault
-        note = None
-        if isinstance(fault.target, Leg):
-            note = self._break_leg(fault.target)
-        elif fault.module is None and self._config.modules > 1:
-            note = "in all modules alike: no comparison can see it"
-        report = FaultReport(format_fault(fault), struck.position, note)
-        if fault.every and any(earlier.fault == report.fault for earlier in self._struck):
-            return
-        self._struck.append(report)
-        self.struck.append(struck)
-        subject = "machine" if fault.module is None else f"module {fault.module}"
-        if isinstance(fault.target, Leg):
-            subject = f"{fault.target.device}.{fault.target.leg}"
-        reason = f"injected at {struck.position}: {report.fault}"
-        self._log.emit(FAULT_INJECTED, subject, reason=reason if note is None else f"{reason} ({note})")
-
-    def _break_leg(self, leg: Leg) -> str | None:
-        """Why nothing came of it, if so."""
-        try:
-            if leg.device.startswith("nic"):
-                self.nics[int(leg.device.removeprefix("nic"))].team.inject(leg.leg, nic_fault(leg))
-                return None
-            mirror, fault = self.disks[int(leg.device.removeprefix("disk"))].mirror, disk_fault(leg)
-            if fault.offset + max(fault.size, 1) > mirror.size_bytes:
-                return f"nothing happened: {leg.device} has {mirror.size_bytes} bytes"
-            mirror.inject(leg.leg, fault)
-        except UsageError as error:
-            return f"nothing happened: {error.message}"
-        return None
 
     def _verified_board(self) -> bytes:
         return b"" if self._image is None else self._image.board

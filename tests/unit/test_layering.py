@@ -18,7 +18,7 @@ LAYERS = (
     ("monitor", "display"),
     ("faults",),
     ("control",),
-    ("config", "result", "machine", "management"),
+    ("config", "result", "machine", "management", "injection", "saving"),
     ("debug",),
     ("guests",),
     ("campaign", "bench"),
