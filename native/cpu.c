@@ -468,17 +468,27 @@ int ft_cpu_force_ram(ft_cpu *cpu, uint64_t offset, uint8_t and_mask, uint8_t or_
     return force(cpu, (ft_force){true, offset, and_mask, or_mask}, cpu->ram_bytes);
 }
 
-int ft_cpu_await(ft_cpu *cpu, const uint64_t *addresses, uint32_t count)
+int ft_cpu_await(ft_cpu *cpu, const uint64_t *addresses, const uint64_t *passes, uint32_t count)
 {
-    uint64_t *awaited = realloc(cpu->awaited, (count ? count : 1) * sizeof(*awaited));
+    ft_awaited *awaited = realloc(cpu->awaited, (count ? count : 1) * sizeof(*awaited));
 
     if (!awaited) {
         return -1;
     }
-    memcpy(awaited, addresses, count * sizeof(*awaited));
+    for (uint32_t i = 0; i < count; i++) {
+        awaited[i] = (ft_awaited){.address = addresses[i], .passes = passes[i]};
+    }
     cpu->awaited = awaited;
     cpu->awaited_count = count;
     return 0;
+}
+
+uint64_t ft_cpu_passed(ft_cpu *cpu, uint32_t index)
+{
+    uint64_t passed = cpu->awaited[index].passed;
+
+    cpu->awaited[index].passed = 0;
+    return passed;
 }
 
 void ft_cpu_clear_forces(ft_cpu *cpu)

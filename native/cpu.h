@@ -49,6 +49,11 @@ typedef struct {
     uint8_t and_mask, or_mask;
 } ft_force;
 
+/* An instruction that a run stops before; so many blocks that begin with it are passed over first, and so many were. */
+typedef struct {
+    uint64_t address, passes, passed;
+} ft_awaited;
+
 /* See debug.c. `before` are the bytes of a value watch when the run began. */
 typedef struct {
     uint32_t kind, access;
@@ -130,7 +135,7 @@ struct ft_cpu {
     ft_force *forces;
     unsigned force_count;
 
-    uint64_t *awaited;
+    ft_awaited *awaited;
     uint32_t awaited_count;
 
     ft_debug debug;

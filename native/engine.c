@@ -532,12 +532,23 @@ static void apply_forces(ft_cpu *cpu, uintptr_t host_pc)
 static void begin_piece(ft_cpu *cpu);
 static void note_block(ft_engine *engine, const char *block);
 
-static bool awaited(const ft_cpu *cpu, const char *block)
+/* An instruction at the very beginning is certain to be executed, or to fault, so that one can be counted from here. */
+static bool awaited(ft_cpu *cpu, const char *block)
 {
+    uint64_t start = FIELD(block, TB_PC, const uint64_t);
+    ft_awaited *first = NULL;
+
     for (uint32_t i = 0; i < cpu->awaited_count; i++) {
-        if (cpu->awaited[i] - FIELD(block, TB_PC, const uint64_t) < FIELD(block, TB_SIZE, const uint16_t)) {
+        ft_awaited *awaited = &cpu->awaited[i];
+        if (awaited->address == start && awaited->passes) {
+            first = awaited;
+        } else if (awaited->address - start < FIELD(block, TB_SIZE, const uint16_t)) {
             return true;
         }
+    }
+    if (first) {
+        first->passes--;
+        first->passed++;
     }
     return false;
 }

@@ -179,9 +179,12 @@ void ft_cpu_clear_forces(ft_cpu *cpu);
 
 /*
  * End ft_cpu_run() with FT_STOP_AWAITED before each block that has an instruction at one of these linear addresses; none
- * of those that were awaited before. The block must be stepped through then. -1: no memory.
+ * of those that were awaited before. The block must be stepped through then. As often as `passes` says, a block that begins
+ * with the instruction is passed over, and counted. -1: no memory.
  */
-int ft_cpu_await(ft_cpu *cpu, const uint64_t *addresses, uint32_t count);
+int ft_cpu_await(ft_cpu *cpu, const uint64_t *addresses, const uint64_t *passes, uint32_t count);
+/* How often the instruction with this index was passed over, since it was asked last. */
+uint64_t ft_cpu_passed(ft_cpu *cpu, uint32_t index);
 
 /* ---- Looking on (debug.c) ---------------------------------------------------------------- */
 

@@ -44,8 +44,6 @@ class Agenda:
         self.due = False
         """Something is ripe."""
         self._texts: list[tuple[Expected, Text]] = []
-        self.addresses: tuple[int, ...] = ()
-        """Linear addresses before whose execution a fault may come due."""
 
     def expect(self, faults: list[Fault]) -> None:
         """Wait for these too."""
@@ -60,8 +58,6 @@ class Agenda:
             for expected in self._waiting()
             if isinstance(when := expected.fault.when, OnText)
         ]
-        executed = [w.address for e in self._waiting() if isinstance(w := e.fault.when, OnExecution)]
-        self.addresses = tuple(sorted(set(executed)))
         if not all(0 <= expected.seen < len(text) for expected, text in self._texts):
             raise ValueError("more of a text has come than it has")
 
@@ -77,6 +73,15 @@ class Agenda:
             return None
         times = [when.ns for expected in self._waiting() if isinstance(when := expected.fault.when, AtTime)]
         return min(times, default=None)
+
+    def awaited(self) -> dict[int, int]:
+        """Linear addresses before whose execution a fault may come due, and how often they will be executed before."""
+        awaited: dict[int, int] = {}
+        for expected in self._waiting() if self.state.expected else ():
+            if isinstance(when := expected.fault.when, OnExecution):
+                before = max(0, when.nth - expected.seen - 1)
+                awaited[when.address] = min(before, awaited.get(when.address, before))
+        return awaited
 
     @property
     def watches_devices(self) -> bool:
@@ -133,6 +138,12 @@ class Agenda:
                 case AtPosition(at, after) if at == position and after and after <= instruction:
                     expected.ripe = True
         self.due = any(expected.ripe for expected in self.state.expected)
+
+    def see_executions(self, address: int, count: int) -> None:
+        """The instruction at this linear address was executed so often, and no fault was due before it."""
+        for expected in self._waiting():
+            if isinstance(when := expected.fault.when, OnExecution) and when.address == address:
+                expected.seen += count
 
     def take_due(self, at_entry: bool) -> list[Fault]:
         """The faults that are due now, in the order in which they were told: inside a block only those for which just

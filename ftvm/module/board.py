@@ -4,7 +4,7 @@ Nothing that happens in the machine depends on where an epoch ends. Timed chips 
 virtual time alone, whoever stops the CPU there; an epoch's end only looks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Annotated, Any, Protocol, cast
@@ -151,7 +151,8 @@ class Processor(Protocol):
     def write_state(self, offset: int, data: bytes) -> None: ...
     def instruction(self) -> int: ...
     def skip(self, size: int) -> int: ...
-    def stop_before(self, addresses: Sequence[int]) -> None: ...
+    def stop_before(self, addresses: Mapping[int, int]) -> None: ...
+    def passed(self, index: int) -> int: ...
     def look_for(self, watch: DebugWatch | None) -> None: ...
     def hit(self) -> DebugHit: ...
     def error(self) -> str: ...
@@ -248,7 +249,7 @@ class Board:
         self._exiting = False
         self._kicked = False
         self._running = False
-        self._awaited: tuple[int, ...] = ()  # addresses at which the CPU knows that it is to stop
+        self._awaited: dict[int, int] = {}  # what the CPU knows that it is to stop before
         self._jumps = 0  # of virtual time, in the running epoch
         self.stepped = 0
         """Instructions of the last ``step``."""
@@ -520,7 +521,7 @@ class Board:
 
     def _begin(self) -> None:
         self._jumps = 0
-        addresses = self.agenda.addresses
+        addresses = self.agenda.awaited()
         if addresses != self._awaited:
             self._awaited = addresses
             self._cpu.stop_before(addresses)
@@ -535,6 +536,10 @@ class Board:
         """
         cpu = self._cpu
         acted = False
+        for index, address in enumerate(self._awaited):
+            if passed := cpu.passed(index):
+                self._awaited[address] -= passed
+                self.agenda.see_executions(address, passed)
         if not cpu.instruction():
             acted = self._advance_chips()
             if self._exiting:

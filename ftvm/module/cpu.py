@@ -1,6 +1,6 @@
 """One CPU of a module: the native core's ``ft_cpu`` over a piece of memory, and the devices it talks to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ftvm._native import ffi, lib
@@ -145,10 +145,16 @@ class Cpu:
         """The next instruction begins a block of its own, wherever it is."""
         lib.ft_cpu_begin_block(self._cpu)
 
-    def stop_before(self, addresses: Sequence[int]) -> None:
-        """End runs with STOP_AWAITED before each block with an instruction at one of these linear addresses."""
-        if lib.ft_cpu_await(self._cpu, ffi.new("uint64_t[]", list(addresses)), len(addresses)) != 0:
+    def stop_before(self, addresses: Mapping[int, int]) -> None:
+        """End runs with STOP_AWAITED before each block with an instruction at one of these linear addresses; as often
+        as their values say, a block that begins with it is passed over first."""
+        places, passes = ffi.new("uint64_t[]", list(addresses)), ffi.new("uint64_t[]", list(addresses.values()))
+        if lib.ft_cpu_await(self._cpu, places, passes, len(addresses)) != 0:
             raise MemoryError
+
+    def passed(self, index: int) -> int:
+        """How often the one of these addresses with this index was passed over, since it was asked last."""
+        return int(lib.ft_cpu_passed(self._cpu, index))
 
     def instructions_left(self) -> int:
         """Instructions of that block still to come; 0 at a block entry."""

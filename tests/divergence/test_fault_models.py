@@ -254,6 +254,17 @@ def test_the_nth_execution_is_counted(nth: int) -> None:
     assert positions(disturbed) == [when_it_was("workload", OnExecution(symbol("alu") + 0x18, nth))]
 
 
+def test_executions_are_counted_at_full_speed_and_a_roll_back_counts_none_twice() -> None:
+    """The loop is one block, so that each time is one position on."""
+    loop = symbol("alu") + 0x18
+    second, late = (Fault(1, OnExecution(loop, nth), RegisterBit("dr1", 3)) for nth in (2, 200_000))
+    (begins,) = positions(hit(second))
+    assert positions(hit(late)) == [begins + 199_998]
+    disturbed = hit(Fault(0, AtPosition(begins + 150_001), RegisterBit("dr2", 1)), late)
+    assert [module for module, *_ in found(disturbed)] == [0, 1]
+    assert positions(disturbed) == [begins + 150_001, begins + 199_998]
+
+
 @pytest.mark.parametrize(("how", "kind"), [("kill", "death"), ("hang", "hang")])
 def test_a_module_as_a_whole_can_fail(how: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadline, "BEHIND_S", 0.3)
