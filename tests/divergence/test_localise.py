@@ -21,7 +21,21 @@ from ftvm.debug.divergence.text import text
 from ftvm.debug.symbols import Symbols, of_image
 from ftvm.errors import UnusableFile
 from ftvm.machine import Machine, MachineConfig
-from ftvm.module.fault import ALWAYS, AtPosition, Change, Fault, Operation, Process, RamBit, RegisterBit
+from ftvm.module.fault import (
+    ALWAYS,
+    AtPosition,
+    Change,
+    Fault,
+    LinearBit,
+    OnExecution,
+    OpcodeBit,
+    Operation,
+    PageTableBit,
+    Process,
+    RamBit,
+    RegisterBit,
+    Skip,
+)
 from ftvm.units import MIB
 from tests.divergence.machines import kernel
 
@@ -100,6 +114,25 @@ def test_a_wrong_output_is_found_with_its_position() -> None:
     assert found.dumps and found.dumps[0].sound != found.dumps[0].faulty
     assert found.output is not None and "serial" in found.output.faulty and found.output.sound != found.output.faulty
     assert found.verified < found.output.position
+
+
+@pytest.mark.parametrize(
+    ("fault", "address", "made"),
+    [
+        (Fault(1, OnExecution(0x100210, 50), Skip()), "0x100210", "register rax"),
+        (Fault(1, OnExecution(0x100210, 50), OpcodeBit(9)), "0x100210", "register"),
+        (Fault(1, AtPosition(1_000_000), LinearBit(0x164000, 3)), "0x100210", "register rax"),
+        (Fault(1, AtPosition(1_000_000, 2), RegisterBit("rdx", 6)), "0x100210", "register rax"),
+        (Fault(1, AtPosition(1_000_000), RegisterBit("cr3", 13)), "0x100210", "stop reason crash"),
+        (Fault(1, AtPosition(1_000_000), PageTableBit(0x144000, 0, 14)), "0x100499", ""),
+    ],
+    ids=lambda value: type(value.target).__name__ if isinstance(value, Fault) else "",
+)
+def test_faults_of_every_kind_are_found_where_they_show(fault: Fault, address: str, made: str) -> None:
+    """The loop that copies memory loads from [rsi + rdx] at 0x100210."""
+    (found, *_) = examined(fault).reports
+    assert found.conclusion.startswith(f"The first wrong instruction is at {address} (")
+    assert f"it made {made}" in found.conclusion and "it made stop position" not in found.conclusion
 
 
 def test_a_stuck_bit_is_stuck_when_it_is_done_again() -> None:

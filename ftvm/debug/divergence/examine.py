@@ -33,6 +33,8 @@ MAX_DUMPS = 8
 DUMP_BYTES = 64
 LINES_AFTER = 6
 SHOWN_BYTES = 32
+_PLACE = ("position", "instruction")
+"""Differences that follow from others: a module that goes another way is soon elsewhere."""
 
 
 class Examiner:
@@ -165,7 +167,8 @@ class Examination:
             address = code_address(Registers(before.sound.arch))
             symbol = self._symbols.describe(address)
             name = f"{address:#x}" + (f" ({symbol})" if symbol else "")
-            new = _item(finding.wrong.new[0], self._symbols)
+            telling = [difference for difference in finding.wrong.new if difference.where not in _PLACE]
+            new = _item((telling or finding.wrong.new)[0], self._symbols)
             found = (
                 f"The first wrong instruction is at {name}, {_at(before.place)}: it made {new.kind} {new.where}"
                 f" {new.faulty} instead of {new.sound}."
