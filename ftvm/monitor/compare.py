@@ -122,24 +122,30 @@ def differences_now(
 
     They are looked at as they are; this is for people, and no verdict.
     """
+    places = [(report.position, report.instruction) for report in reports]
+    return (
+        *([Difference("stop", "place", tuple(f"{p} +{i}" for p, i in places))] if _differ(places) else ()),
+        *_registers(reports),
+        *_packed("chip", [report.board for report in reports]),
+        *memory_differences(memories, pages),
+    )
+
+
+def memory_differences(
+    memories: Sequence[memoryview], pages: Iterable[int], limit: int = MAX_RUNS
+) -> tuple[Difference, ...]:
+    """The first ``limit`` runs of bytes in these pages that differ now."""
     runs: list[tuple[int, int]] = []
     for page in pages:
         first = page * PAGE_BYTES
         contents = [memory[first : first + PAGE_BYTES].tobytes() for memory in memories]
         if _differ(contents):
             runs += _differing_runs(first, contents)
-            if len(runs) >= MAX_RUNS:
+            if len(runs) >= limit:
                 break
-    memory = (
+    return tuple(
         Difference("memory", f"ram {at:#x}", tuple(memory[at : at + size].tobytes() for memory in memories))
-        for at, size in runs[:MAX_RUNS]
-    )
-    places = [(report.position, report.instruction) for report in reports]
-    return (
-        *([Difference("stop", "place", tuple(f"{p} +{i}" for p, i in places))] if _differ(places) else ()),
-        *_registers(reports),
-        *_packed("chip", [report.board for report in reports]),
-        *memory,
+        for at, size in runs[:limit]
     )
 
 

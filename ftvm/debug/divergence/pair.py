@@ -5,7 +5,7 @@ They go from the verified state wherever they are told, as often as wanted; noth
 
 import contextlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from ftvm.module import events
 from ftvm.module.board import BoardConfig
 from ftvm.module.events import DebugWatch, Input
 from ftvm.module.link import EFFECT_BYTES, CommandKind, Load, Release, Report, Snapshot, TraceSpec
-from ftvm.monitor.compare import Difference, state_differences
+from ftvm.monitor.compare import Difference, memory_differences, state_differences
 from ftvm.monitor.epoch import EpochRunner
 from ftvm.monitor.image import PageList, VerifiedImage
 from ftvm.monitor.module_handle import ModuleHandle
@@ -28,7 +28,7 @@ assert EFFECT_BYTES == 8 * _WORDS
 SOUND = 1000
 """No module of a machine has an index like this, so no fault is meant for it."""
 MAX_RUNS = 4096
-"""Runs of differing bytes that are told apart; behind them, a page is one."""
+"""Runs of differing bytes that are told."""
 
 
 @dataclass(frozen=True, order=True)
@@ -184,44 +184,22 @@ class Pair:
         """Pages that either of them wrote since it was rewound."""
         return set(self._touched)
 
-    def different_pages(self, pages: Sequence[int] | None = None) -> list[int]:
-        """Of these pages, or of all, those whose content differs."""
+    def different_pages(self) -> list[int]:
+        """Those whose content differs."""
         sound, faulty = self.sound.memory(), self.faulty.memory()
-        if pages is None:
-            step = 256
-            parts = [
-                first
-                for first in range(0, len(sound) // PAGE_BYTES, step)
-                if bytes(sound[first * PAGE_BYTES : (first + step) * PAGE_BYTES])
-                != bytes(faulty[first * PAGE_BYTES : (first + step) * PAGE_BYTES])
-            ]
-            pages = [page for first in parts for page in range(first, first + step)]
-        return [
-            page
-            for page in pages
-            if bytes(sound[page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
-            != bytes(faulty[page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
-        ]
+
+        def differ(first: int, pages: int) -> bool:
+            part = slice(first * PAGE_BYTES, (first + pages) * PAGE_BYTES)
+            return bytes(sound[part]) != bytes(faulty[part])
+
+        step = 256
+        parts = [first for first in range(0, len(sound) // PAGE_BYTES, step) if differ(first, step)]
+        return [page for first in parts for page in range(first, first + step) if differ(page, 1)]
 
     def differences(self, reports: Sequence[Report | None], pages: Sequence[int]) -> tuple[Difference, ...]:
         """In what the modules differ now, these pages of their memory included; their values are (sound, faulty)."""
         sound, faulty = reports
         if sound is None or faulty is None:
             return (Difference("death", "module", ("alive", "gone")),)
-        runs = [run for page in self.different_pages(pages) for run in self._runs(page)]
-        return (*state_differences([sound, faulty]), *runs[:MAX_RUNS])
-
-    def _runs(self, page: int) -> Iterator[Difference]:
-        """Runs of bytes that differ."""
-        start = page * PAGE_BYTES
-        sound, faulty = (bytes(m.memory()[start : start + PAGE_BYTES]) for m in self.modules)
-        at = 0
-        while at < PAGE_BYTES:
-            if sound[at] == faulty[at]:
-                at += 1
-                continue
-            end = at + 1
-            while end < PAGE_BYTES and sound[end] != faulty[end]:
-                end += 1
-            yield Difference("memory", f"ram {start + at:#x}", (sound[at:end], faulty[at:end]))
-            at = end
+        memories = [module.memory() for module in self.modules]
+        return (*state_differences([sound, faulty]), *memory_differences(memories, pages, MAX_RUNS))
