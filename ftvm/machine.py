@@ -225,7 +225,7 @@ class Machine:
         wall_s = time.monotonic() - self._began_s
         self._saving.at_end(ending.outcome)
         if lockstep.incidents:
-            self._divergence_text = explain(lockstep.incidents[-1].divergence, image)
+            self._divergence_text = explain(lockstep.incidents[-1], image)
         return RunResult(
             version=RESULT_VERSION,
             outcome=ending.outcome,
@@ -571,7 +571,7 @@ class Machine:
 
     def explain(self, incident: Incident) -> str:
         """The report of an incident, for people. Inside a context only."""
-        return explain(incident.divergence, self._running()[1])
+        return explain(incident, self._running()[1])
 
     @property
     def state(self) -> Snapshot:

@@ -29,31 +29,25 @@ class Difference(msgspec.Struct, frozen=True):
     where: str
     values: tuple[Value, ...]
 
-    def suspect(self) -> int | None:
-        """The module that is alone with its value while at least two others agree; None if there is none."""
-        for index, value in enumerate(self.values):
-            others = [other for place, other in enumerate(self.values) if place != index]
-            if len(others) > 1 and value not in others and len(set(others)) == 1:
-                return index
-        return None
-
 
 class Divergence(msgspec.Struct, frozen=True):
     """Why a sync point was not reached in agreement.
 
-    ``verified`` is the position of the last agreement; ``reports`` has one per module, None where a module gave
-    none. ``pages`` counts the pages of memory that differ.
+    ``verified`` is the position of the last agreement; ``modules`` has the number of each module that was compared,
+    ``reports`` what it reported, or None where it gave none. ``pages`` counts the pages of memory that differ;
+    ``culprit`` is the number of the module that one look tells to be faulty.
     """
 
     verified: int
     differences: tuple[Difference, ...]
+    modules: tuple[int, ...]
     reports: tuple[Report | None, ...]
     pages: int = 0
     culprit: int | None = None
 
-    def module(self) -> int | None:
-        """Index of the module that must be faulty, as far as one look can tell."""
-        return self.culprit if self.culprit is not None else self.differences[0].suspect()
+    def report_of(self, module: int) -> Report | None:
+        """What the module with this number reported, if it was compared and did."""
+        return self.reports[self.modules.index(module)] if module in self.modules else None
 
 
 def _differ(values: Sequence[Any]) -> bool:
@@ -173,18 +167,24 @@ def state_differences(reports: Sequence[Report]) -> tuple[Difference, ...]:
     )
 
 
-def compare(image: VerifiedImage, reports: Sequence[Report], memories: Sequence[WrittenMemory]) -> Divergence | None:
-    """None when all modules agree about everything; then the image may be committed with any of the reports."""
+def compare(
+    image: VerifiedImage, reports: Sequence[Report], memories: Sequence[WrittenMemory], modules: Sequence[int]
+) -> Divergence | None:
+    """None when all modules agree about everything; then the image may be committed with any of the reports.
+
+    ``modules`` are the modules' numbers.
+    """
     try:
         pages, runs = image.compare(memories)
     except BadDirtyLog as fault:
         culprit = int(fault.args[0])
         values = tuple("names a page outside RAM" if i == culprit else "sound" for i in range(len(reports)))
-        return Divergence(image.position, (Difference("link", "dirty log", values),), tuple(reports), 0, culprit)
+        bad = Difference("link", "dirty log", values)
+        return Divergence(image.position, (bad,), tuple(modules), tuple(reports), 0, modules[culprit])
     if pages == 0 and all(report == reports[0] for report in reports[1:]):
         return None
     differences = (*state_differences(reports), *_memory(runs, memories))
     if not differences:  # a module that should stand still wrote between the two looks
         changing = tuple("changing" for _ in reports)
         differences = (Difference("memory", "a page that changes while it is compared", changing),)
-    return Divergence(image.position, differences, tuple(reports), pages)
+    return Divergence(image.position, differences, tuple(modules), tuple(reports), pages)

@@ -51,6 +51,11 @@ class Attempt(msgspec.Struct):
     def memories(self) -> list[WrittenMemory]:
         return [result.memory for result in self.results]
 
+    @property
+    def modules(self) -> list[int]:
+        """The numbers of those that gave a result."""
+        return [result.module.index for result in self.results]
+
 
 Wait = Callable[[float], None]
 """Sleep until something happens, at most so many seconds. May raise to end the run."""

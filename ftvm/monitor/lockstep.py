@@ -267,7 +267,9 @@ class Lockstep:
         if self._runner.ended_s > self._looked_s + LOOK_S:  # short epochs never sleep: look at the terminal here
             self._looked_s = self._runner.ended_s
             self._waiting.wait_for_modules(0)
-        divergence = compare(self._image, attempt.reports, attempt.memories) if attempt.results else None
+        divergence = None
+        if attempt.results:
+            divergence = compare(self._image, attempt.reports, attempt.memories, attempt.modules)
         if attempt.results and divergence is None and not attempt.losses:
             result = attempt.results[0]
             self._pace.observe(result.report.position - self._image.position, self._runner.epoch_s)

@@ -134,7 +134,9 @@ class Recovery:
         alive = [module for module in wrong if module in self._service.in_service]
         values = tuple("differs" if module in wrong else "as verified" for module in modules)
         found = tuple(Difference("memory", f"ram {run.offset:#x}", values) for run in runs)
-        self._transient(alive, "memory", Divergence(self._image.position, found, tuple(None for _ in modules), count))
+        numbers = tuple(module.index for module in modules)
+        divergence = Divergence(self._image.position, found, numbers, tuple(None for _ in modules), count)
+        self._transient(alive, "memory", divergence)
 
     # ---- the steps ----
 
@@ -204,7 +206,7 @@ class Recovery:
                 self._service.enlist(module)
                 return self._staged(results)
         every = Difference("death", "every module", (f"the epoch ended {MAX_FRESH} fresh ones too",))
-        self._report(Divergence(self._image.position, (every,), (None,)), None, VERDICT_FAIL_STOP, recovered=False)
+        self._report(Divergence(self._image.position, (every,), (), ()), None, VERDICT_FAIL_STOP, recovered=False)
         raise FailStop
 
     # ---- what the steps are made of ----
@@ -281,10 +283,12 @@ def _fingerprint(result: Result, pages: Sequence[int]) -> bytes:
     return bytes(state.digest())
 
 
-def _columns(results: Sequence[Result]) -> tuple[list[Report], list[WrittenMemory]]:
-    return [result.report for result in results], [result.memory for result in results]
+def _columns(results: Sequence[Result]) -> tuple[list[Report], list[WrittenMemory], list[int]]:
+    """What comparing them takes."""
+    attempt = Attempt([*results])
+    return attempt.reports, attempt.memories, attempt.modules
 
 
 def _loss(position: int, lost: ModuleLost) -> Divergence:
     difference = Difference(lost.kind, f"module {lost.module.index}", (lost.how,))
-    return Divergence(position, (difference,), (None,), 0, lost.module.index)
+    return Divergence(position, (difference,), (lost.module.index,), (None,), 0, lost.module.index)

@@ -7,12 +7,28 @@ from ftvm.module.paging import LinearMemory
 from ftvm.module.registers import register
 from ftvm.monitor.compare import Difference, Divergence, Value
 from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.recovery import (
+    VERDICT_FAIL_STOP,
+    VERDICT_FAILED_OVER,
+    VERDICT_RESTARTED,
+    VERDICT_TRANSIENT,
+    Incident,
+)
 
 MAX_DIFFERENCES = 32
 INSTRUCTIONS = 8
 LONGEST_INSTRUCTION = 15
+LOSSES = ("death", "hang", "link")
+"""Kinds of differences that are the loss of a module, where no module gave a report."""
+
 CONTEXT_BYTES = 16
 """Of memory around differing bytes: one line of the hex dump."""
+
+_VERDICTS = {
+    VERDICT_TRANSIENT: "had a transient fault",
+    VERDICT_FAILED_OVER: "left service",
+    VERDICT_RESTARTED: "was the last one, and a fresh one goes on",
+}
 
 _RIP, _CS_BASE, _CS_FLAGS, _EFER = (register(name) for name in ("rip", "cs.base", "cs.flags", "efer"))
 _CS_LONG = 1 << 21
@@ -69,47 +85,61 @@ def _bits(values: Sequence[Value]) -> str:
             return ""
 
 
-def _difference(difference: Difference) -> Iterator[str]:
+def _difference(difference: Difference, modules: Sequence[int]) -> Iterator[str]:
     yield f"  {difference.kind} {difference.where}{_bits(difference.values)}"
-    for index, value in enumerate(difference.values):
-        yield f"    module {index}: {_text(value)}"
+    for module, value in zip(modules, difference.values, strict=True):
+        yield f"    module {module}: {_text(value)}"
 
 
-def _place(index: int, report: Report | None) -> str:
+def _place(module: int, report: Report | None) -> str:
     if report is None:
-        return f"  module {index}: gave no report"
-    return f"  module {index}: position {report.position}, rip {_RIP.of(report.arch):#x}"
+        return f"  module {module}: gave no report"
+    return f"  module {module}: position {report.position}, rip {_RIP.of(report.arch):#x}"
 
 
 def _listing(divergence: Divergence, image: VerifiedImage) -> Iterator[str]:
-    """Code at every place where a module stands, each place once; then where they last agreed."""
+    """Code at every place where a module stands, each place once; then where they last agreed.
+
+    The image has moved on since when the machine recovered, and what it holds now is said to be of now.
+    """
+    still = image.position == divergence.verified
+    memory = "verified memory" if still else f"memory at position {image.position}"
     with memoryview(image.ram) as ram:
         places: dict[tuple[str, ...], list[str]] = {}
-        for index, report in enumerate(divergence.reports):
+        for module, report in zip(divergence.modules, divergence.reports, strict=True):
             if report is not None:
-                places.setdefault(tuple(disassemble(report.arch, ram)), []).append(str(index))
+                places.setdefault(tuple(disassemble(report.arch, ram)), []).append(str(module))
         for lines, modules in places.items():
-            yield f"code at rip of module {' and '.join(modules)} (from verified memory):"
+            yield f"code at rip of module {' and '.join(modules)} (from {memory}):"
             yield from (f"  {line}" for line in lines)
-        if image.arch:
+        if image.arch and still:
             yield f"code at the last agreement, position {image.position}:"
             yield from (f"  {line}" for line in disassemble(image.arch, ram))
 
 
-def explain(divergence: Divergence, image: VerifiedImage) -> str:
-    """The report of a divergence, as plain text."""
+def _blame(incident: Incident) -> str:
+    if incident.verdict == VERDICT_FAIL_STOP:
+        return "nobody can say which module is right"
+    if incident.module is None:
+        return "run again they agree, and nobody can say who was wrong"
+    return f"module {incident.module} {_VERDICTS[incident.verdict]}"
+
+
+def explain(incident: Incident, image: VerifiedImage) -> str:
+    """The report of a divergence, or of the loss of a module, as plain text."""
+    divergence = incident.divergence
     first = divergence.differences[0]
-    culprit = divergence.module()
-    blame = "nobody can say which module is right" if culprit is None else f"module {culprit} is the odd one out"
-    lines = [
-        f"DIVERGENCE after position {divergence.verified}: {first.kind} {first.where}; {blame}",
-        "where the modules stand:",
-        *(_place(index, report) for index, report in enumerate(divergence.reports)),
-        f"  last agreement: position {divergence.verified}",
-        "what differs:",
-    ]
+    if first.kind in LOSSES and not any(divergence.reports):  # there is nothing to compare
+        head = f"LOSS after position {divergence.verified}: {first.where}, {first.kind}: {_text(first.values[0])}"
+        return "\n".join([head, *_listing(divergence, image)])
+    lines = [f"DIVERGENCE after position {divergence.verified}: {first.kind} {first.where}; {_blame(incident)}"]
+    if any(divergence.reports):
+        lines.append("where the modules stand:")
+        lines += map(_place, divergence.modules, divergence.reports)
+        lines.append(f"  last agreement: position {divergence.verified}")
+    lines.append("what differs:")
     for difference in divergence.differences[:MAX_DIFFERENCES]:
-        lines += _difference(difference)
+        lines += _difference(difference, divergence.modules)
     hidden = len(divergence.differences) - MAX_DIFFERENCES
     if hidden > 0:
         lines.append(f"  and {hidden} more")

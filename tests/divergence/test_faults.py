@@ -176,7 +176,9 @@ def test_one_module_alone_has_nobody_to_disagree_with() -> None:
 
 
 def test_the_report_shows_where_the_modules_stand_and_the_code_there() -> None:
-    text = faulty(1, 3 * EPOCH, RegisterBit("rip", 1)).machine.divergence_text or ""
-    assert text.startswith(f"DIVERGENCE after position {2 * EPOCH}: register rip; ")
-    for line in ("code at rip of module 0 (from verified memory):", "code at rip of module 1 (from verified memory):"):
-        assert line in text.splitlines()
+    hit = faulty(1, 3 * EPOCH, RegisterBit("rip", 1))
+    text = hit.machine.divergence_text or ""
+    assert text.startswith(f"DIVERGENCE after position {2 * EPOCH}: register rip; module 1 had a transient fault\n")
+    for module in (0, 1):
+        assert f"code at rip of module {module} (from memory at position {hit.result.blocks}):" in text.splitlines()
+    assert "code at the last agreement" not in text, "which is past"

@@ -110,8 +110,7 @@ class Examination:
         held = [_from(fault, start) for fault in self._held(module)]
         if held:
             inputs.insert(0, ExpectFaults(held))
-        reports = incident.divergence.reports
-        before = reports[module] if module < len(reports) else None
+        before = incident.divergence.report_of(module)
         with Pair(image, machine.board, module, inputs) as pair:
             finding = localise(pair, start, found, before)
             return self._fields(pair, finding)
