@@ -32,4 +32,4 @@ def command(desk: Desk) -> None:
         style = HERE if text == "you are here" else ""
         rows.append([Text(f"{position:,}", style=style), str(instruction or ""), Text(text, style=style)])
     desk.out.table(["POSITION", "+", ""], rows, right=(0,))
-    desk.out.line(f"{len(checkpoints)} checkpoints are kept")
+    desk.out.line(f"checkpoints that are kept: {len(checkpoints)}")
