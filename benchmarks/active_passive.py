@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from measure import report, spread, to_stderr
+from resync import FIRST_GPA, multiboot
 
 from ftvm.errors import HostError
 from ftvm.machine import Machine, MachineConfig
 from ftvm.monitor import savefile
 from ftvm.units import MIB, PAGE_BYTES, parse_size
 
-LOAD_GPA = MIB
-FIRST_GPA = 2 * MIB
 """The guest writes all of RAM from here, except the last MiB."""
 
 PAGES_PER_COUNT = 64
@@ -73,11 +72,7 @@ def counter(ram_bytes: int) -> bytes:
         0xEE,                                       #        out   dx, al
         0xEB, 0xBC,                                 #        jmp   count
     )  # fmt: skip
-    flags = 1 << 16  # the header says where the image goes
-    head = struct.pack("<3I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
-    entry = LOAD_GPA + len(head) + 20
-    end = entry + len(code)
-    return head + struct.pack("<5I", LOAD_GPA, LOAD_GPA, end, end, entry) + code
+    return multiboot(code)
 
 
 # ---- the machine that will be hurt: a process of its own ----

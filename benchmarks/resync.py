@@ -33,6 +33,15 @@ PATIENCE_S = 120.0
 VICTIM = 1
 
 
+def multiboot(code: bytes) -> bytes:
+    """``code`` (32 bit) as a kernel that starts with it. Source: Multiboot Specification 0.6.96, 3.1."""
+    flags = 1 << 16  # the header says where the image goes
+    head = struct.pack("<3I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
+    entry = LOAD_GPA + len(head) + 20
+    end = entry + len(code)
+    return head + struct.pack("<5I", LOAD_GPA, LOAD_GPA, end, end, entry) + code
+
+
 def writer(ram_bytes: int) -> bytes:
     """A multiboot kernel that writes a word of each page of RAM, round after round; each round says so on COM1."""
     code = struct.pack(
@@ -48,11 +57,7 @@ def writer(ram_bytes: int) -> bytes:
         0xB8, ord("."), 0xEE,                       #        mov   eax, '.' ; out dx, al
         0xEB, 0xD6,                                 #        jmp   round
     )  # fmt: skip
-    flags = 1 << 16  # the header says where the image goes
-    head = struct.pack("<3I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
-    entry = LOAD_GPA + len(head) + 20
-    end = entry + len(code)
-    return head + struct.pack("<5I", LOAD_GPA, LOAD_GPA, end, end, entry) + code
+    return multiboot(code)
 
 
 class Returns(threading.Thread):

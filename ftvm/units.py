@@ -22,8 +22,6 @@ PAGE_BYTES = 4096
 NS_PER_BLOCK = 10
 """Virtual time is a function of the position: one block is 10 ns, about what it takes on the host."""
 
-TSC_HZ = 1_000_000_000
-"""The guest's time stamp counter: one tick per nanosecond of virtual time."""
 
 _SIZE_SUFFIX = {"": 1, "k": KIB, "m": MIB, "g": GIB}
 _COUNT_SUFFIX = {"": 1, "k": 1000, "m": 1_000_000, "g": 1_000_000_000}

@@ -20,7 +20,6 @@ GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 _TIME = ("position", "skipped_ns", "interrupt_shadow", "halted", "nmi_pending", "nmi_blocked", "alone")
 
-MODULE_KINDS = ("kill", "hang", "slow")
 _LEG = re.compile(r"(disk|nic)[0-9]\.[0-9]")
 _IN_NOTATION = re.compile(r"((?:mem|pte|tlb|chip):[^,]+):(\d+)-(\d+)")
 """Targets of ftvm/faults/notation.py that name their own bits."""

@@ -14,7 +14,6 @@ REGION_BYTES = 64 * KIB
 SECTOR_REGIONS = 4032
 """Regions in one sector of the bitmap: 504 bytes of bits; the checksum takes the other 8."""
 
-_FULL = (1 << SECTOR_REGIONS) - 1
 
 Span = tuple[int, int]
 """Regions from the first to the one after the last."""
