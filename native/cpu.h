@@ -9,11 +9,10 @@
 #include <stdbool.h>
 
 #include "ftvm.h"
+#include "memory_map.h"
 
 #define FT_PAGE_SHIFT 12
 #define FT_PAGE_BYTES (1u << FT_PAGE_SHIFT)
-#define FT_LOW_RAM_LIMIT (3ull << 30)
-#define FT_HIGH_RAM (4ull << 30)
 
 /* Physical addresses have this many bits: CPUID says so, and every hole below is open bus. */
 #define FT_PHYSICAL_BITS 40

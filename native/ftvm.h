@@ -452,6 +452,67 @@ int ft_snapshots_holds(const ft_snapshots *snapshots, uint32_t id);
 /* Memory that all states take together. */
 uint64_t ft_snapshots_bytes(const ft_snapshots *snapshots);
 
+/* ---- Split virtqueues in verified memory (virtqueue.c) ------------------------------------ */
+
+typedef struct {
+    uint64_t offset; /* in RAM, as is all of it */
+    uint64_t bytes;
+} ft_span;
+
+/* A chain that goes back, as it stands in the used ring. */
+typedef struct {
+    uint32_t head;
+    uint32_t written; /* bytes */
+} ft_used;
+
+typedef struct {
+    uint64_t offset;
+    const void *data;
+    uint32_t bytes;
+} ft_ring_write;
+
+/* One queue of a live device. `ram` is the verified image; the rings are offsets in it, and inside of it. */
+typedef struct {
+    const void *ram;
+    uint64_t ram_bytes;
+    uint64_t descriptors;
+    uint64_t driver;
+    uint64_t device;
+    uint32_t index;
+    uint32_t size;
+    uint16_t next_avail; /* go on as chains are taken, and given back */
+    uint16_t next_used;
+    uint8_t event_index; /* negotiated features */
+    uint8_t indirect;
+
+    /* The chain that was taken last: how the driver calls it, and of how many spans it is. */
+    uint32_t head;
+    uint32_t readable;
+    uint32_t writable;
+
+    /* What ft_queue_complete() said last. The data of `writes` are here, and what it was given. */
+    uint8_t interrupt; /* the driver is to be interrupted */
+    uint8_t write_count;
+    uint16_t used_index;
+    uint16_t word;
+    ft_ring_write writes[4]; /* to be done in this order */
+
+    char error[120]; /* what the driver did against the rules, where a call says so */
+} ft_queue;
+
+/* Where the driver put its rings is guest physical. -1: they cannot be there, or the queue is none. */
+int ft_queue_open(ft_queue *q, const void *ram, uint64_t ram_bytes, uint32_t index, uint32_t size,
+                  uint64_t descriptors, uint64_t driver_area, uint64_t device_area);
+/* How many chains there are to take, or -1: the ring is broken. */
+int ft_queue_waiting(ft_queue *q);
+/*
+ * The next chain, of which there must be one: at most q->size spans, first those that the device may read, then those that
+ * it may write. -1: it is broken.
+ */
+int ft_queue_take(ft_queue *q, ft_span *spans);
+/* Give `count` chains back, at most q->size. `notify`: the driver is to say when it makes more available (2.7.7, 2.7.10). */
+void ft_queue_complete(ft_queue *q, const ft_used *used, uint32_t count, int notify);
+
 /* cdef end */
 
 #endif
