@@ -22,7 +22,6 @@ from ftvm.campaign.work import Golden
 from ftvm.debug.divergence.pair import Lost, Pair
 from ftvm.debug.divergence.search import Finding, localise
 from ftvm.machine import Machine
-from ftvm.module import events
 from ftvm.monitor.recovery import Incident
 
 TARGETS = {
@@ -109,7 +108,7 @@ def localise_one(plan: CampaignPlan, experiment: Experiment, ram_bytes: int) -> 
         if found or incident.module is None or incident.epoch is None or None in divergence.reports:
             return
         reports = [report for report in divergence.reports if report is not None]
-        inputs = events.decode_inputs(incident.epoch.inputs) if incident.epoch.inputs else []
+        inputs = incident.epoch.inputs
         with Pair(machine.verified, machine.board, incident.module, inputs) as pair, contextlib.suppress(Lost):
             end = max(report.position for report in reports)
             found.append(localise(pair, divergence.verified, end, reports[incident.module]))

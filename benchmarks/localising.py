@@ -11,7 +11,6 @@ import ftvm
 from ftvm.debug.divergence.pair import Pair, Place
 from ftvm.debug.divergence.search import Finding, localise
 from ftvm.machine import Machine, MachineConfig
-from ftvm.module import events
 from ftvm.module.fault import AtPosition, Fault, RamBit, RegisterBit, Target
 from ftvm.monitor.compare import Difference
 from ftvm.monitor.recovery import Incident
@@ -57,7 +56,7 @@ def localised(fault: Fault, brute: bool = False) -> Localised | None:
         if found or incident.module != 1 or incident.epoch is None or None in divergence.reports:
             return
         end = max(report.position for report in divergence.reports if report is not None)
-        inputs = [*events.decode_inputs(incident.epoch.inputs)] if incident.epoch.inputs else []
+        inputs = [*incident.epoch.inputs]
         with Pair(machine.verified, machine.board, 1, inputs) as pair:
             finding = localise(pair, divergence.verified, end, divergence.reports[1])
             place = by_brute_force(pair, finding) if brute and _is_near(finding) else None

@@ -155,6 +155,14 @@ void ft_cpu_rearm_dirty_log(ft_cpu *cpu);
 
 /* Write to RAM as a device does: the pages are logged and code translated from them is dropped. */
 int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_t bytes);
+/* Bytes of RAM. */
+typedef struct {
+    uint64_t offset;
+    uint64_t bytes;
+} ft_extent;
+
+/* Somebody has done so already: log these pages, and drop their code. -1: not all of them are RAM. */
+int ft_cpu_note_placed(ft_cpu *cpu, const ft_extent *places, uint32_t count);
 /* The owner changed RAM behind the engine's back: drop translated code of these bytes. */
 void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
 /* The same for all bytes of these pages (RAM offset / 4096); numbers outside RAM are ignored. */
@@ -384,6 +392,20 @@ typedef struct {
  * memory or threads. At most 32 modules are compared. */
 ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads);
 void ft_voter_close(ft_voter *voter);
+
+/* Data on their way into RAM: to the first of the places that are not taken yet, and so on; as long as all of them. */
+typedef struct {
+    const void *data;
+    uint64_t bytes;
+    uint32_t places;
+} ft_bulk;
+
+/*
+ * Put the same into the RAM of `count` modules, while they stand still: each bulk into its share of the `places`. -1:
+ * nothing was put there, since a place is not inside RAM, the lengths do not add up, or there is no memory.
+ */
+int ft_voter_place(ft_voter *voter, void *const *rams, uint32_t count, const ft_bulk *bulks,
+                   uint32_t bulk_count, const ft_extent *places, uint32_t place_count);
 
 /*
  * Compare the pages that any of `count` modules wrote, byte for byte. Returns the number of pages that

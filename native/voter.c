@@ -23,6 +23,19 @@ static const uint32_t STAGED_PAGES_KEPT = 16384;
 
 typedef void page_work(ft_voter *v, uint32_t first, uint32_t end);
 
+/* Bytes of one page that are put into RAM. */
+typedef struct {
+    uint64_t offset;
+    uint32_t bytes;
+    const unsigned char *data;
+} placement;
+
+/* What was put into a page in a round: nothing outside of these bytes. */
+typedef struct {
+    uint32_t round;
+    uint16_t first, end;
+} covered;
+
 struct ft_voter {
     unsigned char *image;
     uint32_t ram_pages;
@@ -35,6 +48,13 @@ struct ft_voter {
     uint32_t *listed;      /* per page: the newest comparison that has it in `pages` */
     uint32_t comparison;
 
+    placement *placed; /* what was put into all modules last */
+    uint32_t placed_count;
+    uint32_t placed_capacity;
+    int placed_twice;  /* in some byte, perhaps: the last one wins */
+    covered *coverage; /* per page */
+    uint32_t placing_round;
+
     /* The job at hand: `work` on items 0..items-1, in chunks. A thread reads it only after it took a chunk.
      */
     page_work *work;
@@ -43,6 +63,7 @@ struct ft_voter {
     uint32_t memory_count;
     uint32_t scrub_first;
     void *restoring;
+    void *const *placing; /* RAM of `memory_count` modules */
     atomic_uint chunks_left;
     atomic_uint chunks_done;
     atomic_uint pages_differing;
@@ -200,6 +221,7 @@ ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads)
     v->changed = calloc(v->ram_pages, 1);
     v->pages = malloc(v->ram_pages * sizeof *v->pages);
     v->listed = calloc(v->ram_pages, sizeof *v->listed);
+    v->coverage = calloc(v->ram_pages, sizeof *v->coverage);
     v->staged =
         mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (v->staged == MAP_FAILED) {
@@ -208,7 +230,7 @@ ft_voter *ft_voter_open(void *image, uint64_t ram_bytes, uint32_t threads)
         /* A first touch costs a quarter then. A kernel without huge pages refuses, which does no harm. */
         madvise(v->staged, ram_bytes, MADV_HUGEPAGE);
     }
-    if (!v->verified || !v->changed || !v->pages || !v->listed || !v->staged ||
+    if (!v->verified || !v->changed || !v->pages || !v->listed || !v->coverage || !v->staged ||
         start_helpers(v, threads - 1) != 0) {
         ft_voter_close(v);
         return NULL;
@@ -224,6 +246,8 @@ void ft_voter_close(ft_voter *v)
     if (v->staged) {
         munmap(v->staged, (size_t)v->ram_pages * PAGE_BYTES);
     }
+    free(v->coverage);
+    free(v->placed);
     free(v->listed);
     free(v->pages);
     free(v->changed);
@@ -278,6 +302,121 @@ static int page_differs(const ft_voter *v, const unsigned char *truth, uint32_t 
                    PAGE_BYTES) != 0) {
             return 1;
         }
+    }
+    return 0;
+}
+
+/* ---- Placing ---- */
+
+static int append_placement(ft_voter *v, placement piece)
+{
+    if (v->placed_count == v->placed_capacity) {
+        uint32_t capacity = v->placed_capacity ? 2 * v->placed_capacity : CHUNK_PAGES;
+        placement *grown = realloc(v->placed, capacity * sizeof *grown);
+
+        if (!grown) {
+            return -1;
+        }
+        v->placed = grown;
+        v->placed_capacity = capacity;
+    }
+    v->placed[v->placed_count++] = piece;
+    return 0;
+}
+
+static void cover(ft_voter *v, uint32_t page, uint16_t first, uint16_t end)
+{
+    covered *here = &v->coverage[page];
+
+    if (here->round != v->placing_round) {
+        *here = (covered){v->placing_round, first, end};
+        return;
+    }
+    v->placed_twice |= first < here->end && here->first < end;
+    here->first = first < here->first ? first : here->first;
+    here->end = end > here->end ? end : here->end;
+}
+
+/* Cut at the borders of pages. */
+static int list_placements(ft_voter *v, ft_extent place, const unsigned char *data)
+{
+    uint64_t ram_bytes = (uint64_t)v->ram_pages * PAGE_BYTES;
+
+    if (place.offset > ram_bytes || place.bytes > ram_bytes - place.offset) {
+        return -1;
+    }
+    while (place.bytes) {
+        uint64_t room = PAGE_BYTES - place.offset % PAGE_BYTES;
+        uint32_t bytes = (uint32_t)(place.bytes < room ? place.bytes : room);
+
+        if (append_placement(v, (placement){place.offset, bytes, data}) != 0) {
+            return -1;
+        }
+        cover(v, (uint32_t)(place.offset / PAGE_BYTES), (uint16_t)(PAGE_BYTES - room),
+              (uint16_t)(PAGE_BYTES - room + bytes));
+        place.offset += bytes;
+        place.bytes -= bytes;
+        data += bytes;
+    }
+    return 0;
+}
+
+static int list_all(ft_voter *v, const ft_bulk *bulks, uint32_t bulk_count, const ft_extent *places,
+                    uint32_t place_count)
+{
+    uint32_t next = 0;
+
+    for (uint32_t b = 0; b < bulk_count; b++) {
+        const unsigned char *data = bulks[b].data;
+        uint64_t left = bulks[b].bytes;
+
+        if (bulks[b].places > place_count - next) {
+            return -1;
+        }
+        for (uint32_t i = 0; i < bulks[b].places; i++, next++) {
+            if (places[next].bytes > left || list_placements(v, places[next], data) != 0) {
+                return -1;
+            }
+            data += places[next].bytes;
+            left -= places[next].bytes;
+        }
+        if (left) {
+            return -1;
+        }
+    }
+    return next == place_count ? 0 : -1;
+}
+
+static void place(ft_voter *v, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++) {
+        const placement *piece = &v->placed[i];
+
+        for (uint32_t m = 0; m < v->memory_count; m++) {
+            memcpy((unsigned char *)v->placing[m] + piece->offset, piece->data, piece->bytes);
+        }
+    }
+}
+
+int ft_voter_place(ft_voter *v, void *const *rams, uint32_t count, const ft_bulk *bulks, uint32_t bulk_count,
+                   const ft_extent *places, uint32_t place_count)
+{
+    v->placed_count = 0;
+    v->placed_twice = 0;
+    if (++v->placing_round == 0) {
+        memset(v->coverage, 0, v->ram_pages * sizeof *v->coverage);
+        v->placing_round = 1;
+    }
+    if (list_all(v, bulks, bulk_count, places, place_count) != 0) {
+        v->placed_count = 0;
+        return -1;
+    }
+    v->placing = rams;
+    v->memory_count = count;
+    if (v->placed_twice) { /* a guest that gives two requests one buffer: in their order, in every module */
+        place(v, 0, v->placed_count);
+    } else {
+        do_together(v, place, v->placed_count, 0);
     }
     return 0;
 }

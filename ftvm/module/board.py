@@ -75,6 +75,7 @@ from ftvm.module.events import (
     KeyboardIn,
     LinkState,
     Output,
+    Placed,
     Poke,
     PowerOff,
     QueueKick,
@@ -163,6 +164,8 @@ class Processor(Protocol):
     def raise_nmi(self) -> None: ...
     def skip_to_ns(self, now_ns: int) -> None: ...
     def write_ram(self, offset: int, data: bytes) -> None: ...
+
+    def note_placed(self, segments: bytes) -> None: ...
     def flush_tlb(self) -> None: ...
 
 
@@ -568,6 +571,8 @@ class Board:
         for event in inputs:
             if isinstance(event, DeviceIn):  # most often
                 self._device_in(event)
+            elif isinstance(event, Placed):
+                self._cpu.note_placed(event.segments)
             elif isinstance(event, ConsoleIn):
                 self._uart.receive(event.data)
             elif isinstance(event, KeyboardIn):
@@ -602,7 +607,7 @@ class Board:
             cpu.write_state(register(name).offset, value)
 
     def _device_in(self, event: DeviceIn) -> None:
-        for offset, data in event.writes:
+        for offset, data in event.pieces() if event.bulk else event.writes:
             self._cpu.write_ram(offset, data)
         device = self.devices[event.device]
         for queue in event.queues:
@@ -621,13 +626,17 @@ class Board:
                 queues = len(self.devices[event.device].state.queues)
                 if any(queue.index >= queues for queue in event.queues):
                     raise ValueError(f"{event.device} has {queues} queues")
-                if any(offset + len(data) > self._config.ram_bytes for offset, data in event.writes):
+                segments = [segment for bulk in event.bulk for segment in bulk.segments]
+                segments += [(offset, len(data)) for offset, data in event.writes]
+                if any(offset + size > self._config.ram_bytes for offset, size in segments):
                     raise ValueError("a write outside RAM")
+                if any(sum([size for _, size in bulk.segments]) != len(bulk.data) for bulk in event.bulk):
+                    raise ValueError("data that do not fill their segments")
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device]  # LookupError
             elif isinstance(event, LinkState):
                 self._nic(event.device)
-            elif isinstance(event, TextWatch | TimeWatch | DebugWatch):
+            elif isinstance(event, TextWatch | TimeWatch | DebugWatch | Placed):
                 raise ValueError("nothing that enters the guest")
             elif isinstance(event, ExpectFaults):
                 self._check_faults(event.faults)

@@ -235,6 +235,12 @@ class Cpu:
         if lib.ft_cpu_write_ram(self._cpu, offset, data, len(data)) != 0:
             raise IndexError(f"RAM offset {offset:#x} + {len(data)} is outside RAM")
 
+    def note_placed(self, segments: bytes) -> None:
+        """Somebody has written there as ``write_ram`` does, see events.Placed: what is left are the log and code."""
+        places = ffi.from_buffer("ft_extent[]", segments)
+        if lib.ft_cpu_note_placed(self._cpu, places, len(places)) != 0:
+            raise IndexError("what was placed is outside RAM")
+
     def invalidate_code(self, offset: int, size: int) -> None:
         """RAM was changed behind the engine's back: drop code translated from these bytes."""
         lib.ft_cpu_invalidate_code(self._cpu, offset, size)

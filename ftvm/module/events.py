@@ -4,6 +4,7 @@ Both are values in a stable encoding (msgpack of tagged structs), so that the mo
 all modules byte for byte and write the inputs into a log.
 """
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -12,6 +13,7 @@ from ftvm.module.fault import Fault
 
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 RamOffset = Annotated[int, msgspec.Meta(ge=0)]
+Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -97,12 +99,40 @@ class QueueProgress(msgspec.Struct, frozen=True, array_like=True):
     interrupt: bool
 
 
+class Bulk(msgspec.Struct, frozen=True, array_like=True):
+    """``data``, written into ``segments`` one after the other: (offset in RAM, bytes) each, as many bytes together."""
+
+    segments: list[tuple[RamOffset, Size]]
+    data: bytes
+
+
 class DeviceIn(Input, frozen=True, array_like=True, tag="device"):
-    """What ``device`` did: first it wrote into memory, (offset in RAM, bytes), then it went on in its queues."""
+    """What ``device`` did: it wrote into memory, first ``bulk``, then ``writes``, (offset in RAM, bytes); and it went
+    on in its queues."""
 
     device: str
     writes: list[tuple[RamOffset, bytes]] = []
     queues: list[QueueProgress] = []
+    bulk: list[Bulk] = []
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """All that it wrote, in order: (offset in RAM, bytes)."""
+        for bulk in self.bulk:
+            at = 0
+            for offset, size in bulk.segments:
+                yield offset, bulk.data[at : at + size]
+                at += size
+        yield from self.writes
+
+
+class Placed(Input, frozen=True, array_like=True, tag="placed"):
+    """The monitor has written into these segments of RAM already: the module only has to know.
+
+    ``segments``: (offset, bytes) of each, as two ``uint64_t`` in native order. It stands for the bulk of what follows
+    in the same command, which has none then; see ftvm/monitor/delivery.py. It is in no log.
+    """
+
+    segments: bytes
 
 
 class DeviceBroken(Input, frozen=True, array_like=True, tag="device-broken"):
@@ -205,6 +235,7 @@ _inputs = msgspec.msgpack.Decoder(
         | KeyboardIn
         | TimePassed
         | DeviceIn
+        | Placed
         | DeviceBroken
         | Poke
         | LinkState

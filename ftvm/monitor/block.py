@@ -25,7 +25,7 @@ from ftvm.module.chips.virtio_blk import (
     SECTOR_BYTES,
 )
 from ftvm.module.chips.virtio_pci import VirtioState
-from ftvm.module.events import DeviceIn, Input
+from ftvm.module.events import Bulk, DeviceIn, Input
 from ftvm.monitor.devices import FOREVER_S, ROOM_BYTES, VirtioHalf
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
@@ -37,9 +37,9 @@ from ftvm.monitor.virtqueue import (
     Segment,
     Virtqueue,
     Write,
+    bulk_in,
     front,
     gather,
-    scatter,
     size_of,
     without_front,
 )
@@ -156,20 +156,20 @@ class Block(VirtioHalf):
         self._serving |= self._real_time  # what came without a kick, while the guest went on
         if self._serving and (self._real_time or not self._jobs):
             self._serve()
-        writes, used = self._results(room_bytes)
+        bulk, writes, used = self._results(room_bytes)
         if self._serving:  # there may be room for more now
             self._serve()
-        return self._device_in(writes, used)
+        return self._device_in(bulk, writes, used)
 
-    def _device_in(self, writes: list[Write], used: list[tuple[int, int]]) -> list[Input]:
+    def _device_in(self, bulk: list[Bulk], writes: list[Write], used: list[tuple[int, int]]) -> list[Input]:
         """What becomes of these results; and the driver is told how much was taken."""
         if self._broken:
             return self._take_broken()
-        if self._queue is None or not (used or writes or self._real_time):
+        if self._queue is None or not (used or bulk or self._real_time):
             return []
         ring, progress = self._queue.complete(used)
         self._untold = False
-        return [DeviceIn(self.name, writes + ring, [progress])]
+        return [DeviceIn(self.name, writes + ring, [progress], bulk)]
 
     def deadline_s(self) -> float | None:
         return self.mirror.deadline_s()
@@ -205,8 +205,9 @@ class Block(VirtioHalf):
     def _all_done(self) -> bool:
         return self._done == len(self._jobs)
 
-    def _results(self, room_bytes: int) -> tuple[list[Write], list[tuple[int, int]]]:
+    def _results(self, room_bytes: int) -> tuple[list[Bulk], list[Write], list[tuple[int, int]]]:
         """Of what is done, as much as there is room for: what to write, and which chains go back."""
+        bulk: list[Bulk] = []
         writes: list[Write] = []
         used: list[tuple[int, int]] = []
         left: deque[_Job] = deque()
@@ -214,19 +215,22 @@ class Block(VirtioHalf):
             if job.parts or room_bytes < 0:
                 left.append(job)
                 continue
-            data = memoryview(job.data)[job.told_bytes :]
-            writes += scatter(without_front(job.into, job.told_bytes), data[:room_bytes])
-            job.told_bytes += min(len(data), room_bytes)
-            room_bytes -= len(data)
-            if room_bytes < 0:
-                left.append(job)
-                continue
+            if job.data:
+                data = memoryview(job.data)[job.told_bytes :]
+                part = data[:room_bytes]
+                if part:
+                    bulk.append(bulk_in(without_front(job.into, job.told_bytes), part))
+                job.told_bytes += len(part)
+                room_bytes -= len(data)
+                if room_bytes < 0:
+                    left.append(job)
+                    continue
             writes.append((job.status_at, bytes((job.status,))))
             used.append((job.chain.head, len(job.data) + 1 if job.status == S_OK or not job.into else 0))
             self._flight_bytes -= job.cost_bytes
             self._done -= 1
         self._jobs = left
-        return writes, used
+        return bulk, writes, used
 
     # ---- taking requests ----
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from ftvm.module.chips.virtio_pci import VirtioState
-from ftvm.module.events import DeviceBroken, DriverFault, Input, Output, QueueKick
+from ftvm.module.events import DeviceBroken, DeviceIn, DriverFault, Input, Output, QueueKick
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.virtqueue import QueueBroken
@@ -166,8 +166,13 @@ class Devices:
 
 
 def data_bytes(inputs: Sequence[Input]) -> int:
-    """How much room they take up: what they write, with the place of each write, of which a guest can ask for many."""
-    return sum(PLACE_BYTES + len(data) for event in inputs for _, data in getattr(event, "writes", ()))
+    """How much room they take up: what they write, with the place of each piece, of which a guest can ask for many."""
+    room = 0
+    for event in inputs:
+        if isinstance(event, DeviceIn):
+            room += sum([PLACE_BYTES + len(data) for _, data in event.writes])
+            room += sum([PLACE_BYTES * len(bulk.segments) + len(bulk.data) for bulk in event.bulk])
+    return room
 
 
 def tell_broken(log: EventLog, device: str, reason: str) -> None:

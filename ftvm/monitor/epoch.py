@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from ftvm._native import ffi, lib
+from ftvm.module.events import Input
 from ftvm.module.link import CommandKind, LinkFault, Report
 from ftvm.monitor.deadline import Deadline
-from ftvm.monitor.image import WrittenMemory
+from ftvm.monitor.delivery import Delivery
+from ftvm.monitor.image import VerifiedImage, WrittenMemory
 from ftvm.monitor.module_handle import ModuleHandle, ModuleLost
 
 SPIN_US = 300
@@ -21,10 +23,10 @@ SHORT_US = 2000
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """What every module is told at the verified position: take ``inputs`` (encoded), run to ``target``."""
+    """What every module is told at the verified position: take ``inputs``, run to ``target``."""
 
     target: int
-    inputs: bytes = b""
+    inputs: Sequence[Input] = ()
     blocks: int = 0
     """From the verified position to the target."""
 
@@ -68,9 +70,10 @@ class EpochRunner:
     of those that did report had done so: waiting for a module that hangs is a pause.
     """
 
-    def __init__(self, wait: Wait, has_work: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, image: VerifiedImage, wait: Wait, has_work: Callable[[], bool] = lambda: False) -> None:
         """On the thread that waits. ``has_work``: ``wait`` does something that should not be kept waiting itself."""
         lib.ft_link_take_short_turns()
+        self._image = image
         self._wait = wait
         self._has_work = has_work
         self._cores = len(os.sched_getaffinity(0))
@@ -86,7 +89,9 @@ class EpochRunner:
     def run(self, modules: Sequence[ModuleHandle], epoch: Epoch, again: bool = False) -> Attempt:
         """One epoch on all of ``modules``; ``again`` without the faults that were to be injected in it."""
         kind = CommandKind.RUN_AGAIN if again else CommandKind.RUN
-        attempt = self.command(modules, kind, epoch.target, epoch.inputs, epoch.blocks)
+        delivery = Delivery(epoch.inputs)
+        delivery.place([module.ram for module in modules], self._image)
+        attempt = self.command(modules, kind, epoch.target, delivery.payload, epoch.blocks)
         if not attempt.losses:
             self._deadline.observe(self.epoch_s)
         return attempt

@@ -2,7 +2,6 @@
 
 import msgspec
 
-from ftvm.module import events
 from ftvm.module.console_script import Text
 from ftvm.module.events import ConsoleOut, DebugHit, DebugWatch, Input, TextWatch, TimeWatch
 from ftvm.monitor.epoch import Epoch
@@ -71,4 +70,4 @@ class Stretch:
                 left = [address for address in watch.breakpoints if address not in self.goal.passed]
                 watch = msgspec.structs.replace(watch, breakpoints=left)
             inputs = [*inputs, watch]
-        return Epoch(position + blocks, events.encode(inputs) if inputs else b"", blocks)
+        return Epoch(position + blocks, inputs, blocks)

@@ -190,6 +190,13 @@ class VerifiedImage:
                 while offset < end:
                     offset += os.pwrite(ram_fd, ram[offset:end], offset)
 
+    def place(self, rams: Sequence[Any], bulks: Any, places: Any) -> None:
+        """Put the same data into modules' RAM (pointers), while they stand still: cffi arrays of ``ft_bulk`` and
+        ``ft_extent``, see ft_voter_place(). Raises ValueError for a place that is not inside RAM."""
+        into = ffi.new("void *[]", [*rams])
+        if lib.ft_voter_place(self._voter, into, len(rams), bulks, len(bulks), places, len(places)) != 0:
+            raise ValueError("data for a place that is not inside RAM")
+
     def compare(self, memories: Sequence[WrittenMemory]) -> tuple[int, list[ByteRun]]:
         """Compare every page that any module wrote: how many differ, and the first differing runs.
 

@@ -90,7 +90,7 @@ class Lockstep:
             service, image, console, requests, devices, self._waiting, real_time=real_time, interactive=interactive
         )
         self._intake = Intake(console, requests, devices, idle, self._waiting, self._pauses, inputs)
-        self._runner = EpochRunner(self._waiting.wait_for_modules, self._waiting.has_work)
+        self._runner = EpochRunner(image, self._waiting.wait_for_modules, self._waiting.has_work)
         self._recovery = Recovery(image, self._runner, service, self._note, self._note_cold_tlbs)
         self._strays = Strays(service, image, self._runner)
         self._scrub_first = 0
@@ -231,7 +231,7 @@ class Lockstep:
 
     def _epoch_here(self, inputs: list[Input]) -> Epoch:
         """Take the inputs, and go no further."""
-        return Epoch(self._image.position, events.encode(inputs) if inputs else b"")
+        return Epoch(self._image.position, inputs)
 
     def _epoch_ahead(self, blocks: int, inputs: list[Input]) -> Epoch:
         """So many blocks, but past neither the goal nor the next moment at which a script has something to enter."""
@@ -247,7 +247,7 @@ class Lockstep:
         inputs = self._intake.repeat(entry)
         # More at this moment: a roll-back, after which the epoch with these inputs was run again.
         if entry is not None and (entry.at_once or script.entering(before)):
-            epoch = Epoch(before.position, entry.inputs)
+            epoch = Epoch(before.position, inputs)
         else:
             epoch = self._epoch_ahead(self._pace.blocks, inputs)
         self._step(epoch)

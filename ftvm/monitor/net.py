@@ -24,13 +24,13 @@ from ftvm.module.chips.virtio_net import (
     TRANSMIT,
     VirtioNetState,
 )
-from ftvm.module.events import DeviceIn, Input, LinkState
+from ftvm.module.events import Bulk, DeviceIn, Input, LinkState
 from ftvm.monitor.devices import ROOM_BYTES, VirtioHalf
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.legs import Legs
 from ftvm.monitor.poller import Poller
-from ftvm.monitor.virtqueue import QueueBroken, Segment, Virtqueue, Write, gather, scatter, size_of
+from ftvm.monitor.virtqueue import QueueBroken, Segment, Virtqueue, Write, bulk_in, gather, size_of
 from ftvm.network.frame import (
     GSO_ECN,
     GSO_NONE,
@@ -301,6 +301,7 @@ class Net(VirtioHalf):
             self._watch(True)
 
     def _device_in(self, chip: VirtioNetState, room_bytes: int) -> list[Input]:
+        bulk: list[Bulk] = []
         writes: list[Write] = []
         progress = []
         queue, self._transmit_queue = self._transmit_queue, None
@@ -311,7 +312,7 @@ class Net(VirtioHalf):
             self._sent = []
         if self._backlog or RECEIVE in self._kicked:
             queue = self._receiving()
-            used = self._fill(queue, chip.driver_features, writes, room_bytes)
+            used = self._fill(queue, chip.driver_features, bulk, room_bytes)
             if used:
                 self._quiet = 0
             # New buffers are looked for at every sync point, so nobody needs to be told of them.
@@ -319,9 +320,9 @@ class Net(VirtioHalf):
             writes += ring
             progress.append(went_on)
             self._watch_if_room()
-        return [DeviceIn(self.name, writes, progress)] if progress else []
+        return [DeviceIn(self.name, writes, progress, bulk)] if progress else []
 
-    def _fill(self, queue: Virtqueue, features: int, writes: list[Write], room_bytes: int) -> list[tuple[int, int]]:
+    def _fill(self, queue: Virtqueue, features: int, bulk: list[Bulk], room_bytes: int) -> list[tuple[int, int]]:
         """Put frames into buffers of the guest, while there are both and room; what was used of the queue."""
         used: list[tuple[int, int]] = []
         backlog = self._backlog
@@ -347,7 +348,7 @@ class Net(VirtioHalf):
             data = memoryview(header + _BUFFERS.pack(len(buffers)) + frame.data)
             for head, segments, capacity in buffers:
                 part = data[:capacity]
-                writes += scatter(segments, part)
+                bulk.append(bulk_in(segments, part))
                 used.append((head, len(part)))
                 data = data[capacity:]
             room_bytes -= size

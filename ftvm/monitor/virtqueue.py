@@ -13,7 +13,7 @@ import msgspec
 
 from ftvm._native import ffi, lib
 from ftvm.module.chips.virtio_pci import EVENT_INDEX, INDIRECT_DESCRIPTORS, QueueState
-from ftvm.module.events import QueueProgress
+from ftvm.module.events import Bulk, QueueProgress
 
 # Descriptor flags
 NEXT = 1
@@ -137,13 +137,6 @@ def front(segments: Sequence[Segment], size: int) -> list[Segment]:
     return taken
 
 
-def scatter(segments: Sequence[Segment], data: bytes | bytearray | memoryview) -> list[Write]:
-    """``data``, no longer than ``segments`` and never changed again, as writes to them: views of it."""
-    view = memoryview(data)
-    writes, at = [], 0
-    for offset, length in segments:
-        if at >= len(view):
-            break
-        writes.append((offset, view[at : at + length]))
-        at += length
-    return cast(list[Write], writes)  # a view is encoded as the bytes that it shows
+def bulk_in(segments: Sequence[Segment], data: bytes | bytearray | memoryview) -> Bulk:
+    """``data``, no longer than ``segments`` and never changed again, into them."""
+    return Bulk(front(segments, len(data)), cast(bytes, data))  # a view is encoded as the bytes that it shows

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from ftvm.module import events
 from ftvm.module.events import ExpectFaults
 from ftvm.module.fault import AtPosition, Fault, RegisterBit
 from ftvm.monitor import deadline
@@ -242,8 +241,7 @@ def test_another_bit_may_flip_while_a_fault_is_diagnosed(module: int, monkeypatc
             attempts.append(len(modules))
         if again and len(attempts) == 1:
             fault = Fault(module, AtPosition(epoch.target - 1_000), RegisterBit("rbp", 3))
-            inputs = events.decode_inputs(epoch.inputs) if epoch.inputs else []
-            epoch = Epoch(epoch.target, events.encode([*inputs, ExpectFaults([fault])]))
+            epoch = Epoch(epoch.target, [*epoch.inputs, ExpectFaults([fault])])
             again = False
         return run_epoch(self, modules, epoch, again)
 

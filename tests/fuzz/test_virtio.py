@@ -80,7 +80,7 @@ def test_any_rings_and_requests_write_inside_ram_only_and_nothing_waits_for_ever
                     struct.pack_into("<H", ram, DRIVER + 4 + 2 * at, pick(17))
                 for event in bench.serve():
                     if isinstance(event, DeviceIn):
-                        assert all(0 <= offset <= ram_bytes - len(data) for offset, data in event.writes)
+                        assert all(0 <= offset <= ram_bytes - len(data) for offset, data in event.pieces())
                 assert not bench.half.busy()
                 if bench.chip.state.status & v.NEEDS_RESET:
                     bench.chip.write_bar(0, v.DEVICE_STATUS, 1, 0)

@@ -12,7 +12,7 @@ from ftvm.module.board import BoardConfig, DiskConfig, unplugged
 from ftvm.module.chips import virtio_pci as v
 from ftvm.module.chips.pci import COMMAND, COMMAND_BUS_MASTER
 from ftvm.module.chips.virtio_blk import FLUSH, MAX_CLEAR_SECTORS, MAX_REQUEST_BYTES
-from ftvm.module.events import DeviceBroken, DeviceIn, Input, encode
+from ftvm.module.events import Bulk, DeviceBroken, DeviceIn, Input, encode
 from ftvm.monitor import block
 from ftvm.monitor.bays import Bays, DiskFiles
 from ftvm.monitor.block import S_IOERR, S_OK, S_UNSUPP, Block, RequestType
@@ -96,7 +96,7 @@ class Bench:
         inputs = self.half.take(room)
         for event in inputs:
             if isinstance(event, DeviceIn):
-                for offset, data in event.writes:
+                for offset, data in event.pieces():
                     self.image.ram[offset : offset + len(data)] = data
                 for queue in event.queues:
                     self.chip.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)
@@ -378,6 +378,8 @@ def test_many_small_pieces_take_up_room_too() -> None:
     """65,536 bytes of data in as many places are half a MiB and more in a command."""
     scattered = DeviceIn("disk0", [(offset, b"x") for offset in range(0, 20_000, 2)])
     assert data_bytes([scattered]) >= len(encode([scattered]))
+    in_bulk = DeviceIn("disk0", bulk=[Bulk([(offset, 1) for offset in range(0, 20_000, 2)], bytes(10_000))])
+    assert data_bytes([in_bulk]) >= len(encode([in_bulk]))
 
 
 def test_a_state_that_is_none_breaks_the_device(bench: Bench) -> None:
@@ -391,7 +393,7 @@ def enter(bench: Bench, inputs: list[Input]) -> None:
     bench.board.check(inputs)
     for event in inputs:
         assert isinstance(event, DeviceIn)
-        for offset, data in event.writes:
+        for offset, data in event.pieces():
             bench.image.ram[offset : offset + len(data)] = data
         for queue in event.queues:
             bench.chip.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)

@@ -9,7 +9,7 @@ from ftvm.memory_map import PCI_WINDOW, PCI_WINDOW_END
 from ftvm.module.board import FIRST_DISK_SLOT, Board, BoardConfig, DiskConfig, Stop, StopKind
 from ftvm.module.chips import virtio_pci as v
 from ftvm.module.chips.pci import BAR0, COMMAND, COMMAND_BUS_MASTER, INTERRUPT_LINE
-from ftvm.module.events import DeviceBroken, DeviceIn, DriverFault, QueueKick, QueueProgress
+from ftvm.module.events import Bulk, DeviceBroken, DeviceIn, DriverFault, Input, Placed, QueueKick, QueueProgress
 from ftvm.units import MIB
 from tests.unit.test_board import HLT, LAPIC, Action, FakeCpu, configure, pause, store
 
@@ -100,8 +100,9 @@ def test_what_a_device_did_is_in_memory_before_its_interrupt() -> None:
     device = board.devices["disk0"]
     device.write(device.msix_capability + 2, 2, v.MSIX_ENABLE)
     board.mmio_write(place(board, 0) + v.QUEUE_MSIX_VECTOR, 2, 0)
-    board.put([DeviceIn("disk0", [(0x1000, b"data"), (0x2000, b"used")], [QueueProgress(0, 3, 2, True)])])
-    assert cpu.written == {0x1000: b"data", 0x2000: b"used"}
+    bulk = Bulk([(0x3000, 3), (0x4000, 1)], b"data")
+    board.put([DeviceIn("disk0", [(0x1000, b"\0"), (0x2000, b"used")], [QueueProgress(0, 3, 2, True)], [bulk])])
+    assert [*cpu.written.items()] == [(0x3000, b"dat"), (0x4000, b"a"), (0x1000, b"\0"), (0x2000, b"used")]
     assert cpu.line
     assert board.interrupt_ack() == 0x51
     assert (device.state.queues[0].next_avail, device.state.queues[0].next_used) == (3, 2)
@@ -180,11 +181,14 @@ def test_a_guest_that_halts_is_over_unless_a_device_may_still_answer() -> None:
     [
         DeviceIn("disk2"),
         DeviceIn("disk0", [(64 * MIB - 1, b"xx")]),
+        DeviceIn("disk0", bulk=[Bulk([(0, 1), (64 * MIB - 1, 2)], b"xxx")]),
+        DeviceIn("disk0", bulk=[Bulk([(0, 1), (8, 2)], b"xx")]),
+        Placed(bytes(16)),
         DeviceIn("disk0", [], [QueueProgress(1, 0, 0, False)]),
         DeviceBroken("nic7"),
     ],
 )
-def test_inputs_that_no_monitor_makes_are_told_from_others(impossible: DeviceIn | DeviceBroken) -> None:
+def test_inputs_that_no_monitor_makes_are_told_from_others(impossible: Input) -> None:
     board, _ = build()
     board.check([DeviceIn("disk0", [(64 * MIB - 2, b"xx")], [QueueProgress(0, 0, 0, False)])])
     with pytest.raises((LookupError, ValueError)):

@@ -1,6 +1,5 @@
 """How far a stretch goes: when its goal is reached, and what the modules are told on the way."""
 
-from ftvm.module import events
 from ftvm.module.events import ConsoleOut, DebugWatch, TextWatch, TimeWatch
 from ftvm.monitor.goal import Goal, Stretch
 from ftvm.monitor.pauses import Pauses
@@ -28,7 +27,7 @@ def test_a_text_is_found_across_epochs_and_on_the_serial_console_only() -> None:
     stretch.look_for_text(ConsoleOut("debug", b"ready"))
     stretch.look_for_text(ConsoleOut("serial", b"not rea"))
     assert not stretch.reached(HERE, 0, 1)
-    told = events.decode_inputs(stretch.epoch(1000, None, 10, []).inputs)
+    told = stretch.epoch(1000, None, 10, []).inputs
     assert told == [TextWatch(b"ready", 3)]
     stretch.look_for_text(ConsoleOut("serial", b"dy"))
     assert stretch.reached(HERE, 0, 2)
@@ -40,17 +39,17 @@ def test_an_epoch_does_not_go_past_the_moment_to_stop_at() -> None:
     assert stretch.epoch(900, HERE, 50, []).target == 950
     waits = stretch.epoch(1000, HERE, 5000, [])
     assert waits.target == 1001
-    assert events.decode_inputs(waits.inputs) == [TimeWatch(50_000)]
+    assert waits.inputs == [TimeWatch(50_000)]
 
 
 def test_a_breakpoint_that_was_met_here_does_not_count_in_the_first_block() -> None:
     stretch = Stretch(Goal(watch=DebugWatch([0x1000, 0x2000]), passed=frozenset({0x1000})), 700, 0)
     first = stretch.epoch(700, None, 5000, [])
     assert first.blocks == 1
-    assert events.decode_inputs(first.inputs) == [DebugWatch([0x2000])]
+    assert first.inputs == [DebugWatch([0x2000])]
     second = stretch.epoch(701, None, 5000, [])
     assert second.blocks == 5000
-    assert events.decode_inputs(second.inputs) == [DebugWatch([0x1000, 0x2000])]
+    assert second.inputs == [DebugWatch([0x1000, 0x2000])]
 
 
 def test_the_longest_pause_leaves_out_what_the_guest_waits_for() -> None:

@@ -127,7 +127,7 @@ class Bench:
             self.board.check(inputs)
             for event in inputs:
                 if isinstance(event, DeviceIn):
-                    for offset, data in event.writes:
+                    for offset, data in event.pieces():
                         self.image.ram[offset : offset + len(data)] = data
                     for queue in event.queues:
                         self.chip.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)

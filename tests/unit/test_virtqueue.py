@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from ftvm.memory_map import HIGH_RAM, LOW_RAM_LIMIT
 from ftvm.module.chips.virtio_pci import EVENT_INDEX, INDIRECT_DESCRIPTORS
+from ftvm.module.events import DeviceIn
 from ftvm.monitor.virtqueue import (
     Chain,
     QueueBroken,
     Virtqueue,
+    bulk_in,
     front,
     gather,
-    scatter,
     size_of,
     without_front,
 )
@@ -281,7 +282,7 @@ def test_segments_behave_like_one_buffer(sizes: list[int], cut: int, data: bytes
     assert gather(ram, front(segments, cut)) == whole[:cut]
     assert gather(ram, without_front(segments, cut)) == whole[cut:]
     data = data[: len(whole)]
-    for offset, piece in scatter(segments, data):
+    for offset, piece in DeviceIn("disk0", bulk=[bulk_in(segments, data)]).pieces():
         ram[offset : offset + len(piece)] = piece
     assert gather(ram, segments) == data + whole[len(data) :]
 

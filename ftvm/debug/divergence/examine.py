@@ -106,7 +106,7 @@ class Examination:
         machine = self._machine
         image = machine.verified
         start = incident.divergence.verified
-        inputs = [*events.decode_inputs(incident.epoch.inputs)] if incident.epoch.inputs else []
+        inputs = [*incident.epoch.inputs]
         held = [_from(fault, start) for fault in self._held(module)]
         if held:
             inputs.insert(0, ExpectFaults(held))

@@ -90,7 +90,7 @@ class Pair:
         self._start = image.position
         self._inputs = list(inputs)
         self._poller = Poller()
-        self._runner = EpochRunner(self._poller.wait)
+        self._runner = EpochRunner(image, self._poller.wait)
         self._touched: set[int] = set()
         self._fresh = True
         self.written: set[int] = set()
