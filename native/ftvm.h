@@ -535,6 +535,57 @@ int ft_queue_take(ft_queue *q, ft_span *spans);
 /* Give `count` chains back, at most q->size. `notify`: the driver is to say when it makes more available (2.7.7, 2.7.10). */
 void ft_queue_complete(ft_queue *q, const ft_used *used, uint32_t count, int notify);
 
+/* ---- Legs of a disk (legs.c) -------------------------------------------------------------- */
+
+/*
+ * What the thread of one leg is to do, in the order in which it is posted: writes, which are done here, and actions of
+ * the owner's, for which ft_leg_queue_run() comes back.
+ */
+typedef struct ft_leg_queue ft_leg_queue;
+
+ft_leg_queue *ft_leg_queue_open(void);        /* NULL: out of memory */
+void ft_leg_queue_close(ft_leg_queue *queue); /* not while its thread is in it */
+
+/* Any thread: an action is due behind all that was posted before. -1: out of memory. */
+int ft_leg_queue_post(ft_leg_queue *queue);
+/* Any thread: nothing more is begun, neither what was posted nor what will be. */
+void ft_leg_queue_abandon(ft_leg_queue *queue);
+/* The leg's thread: write until an action is due, which is 1, or until nothing more is to be begun, which is 0. */
+int ft_leg_queue_run(ft_leg_queue *queue);
+
+enum {
+    FT_LEGS_MAX = 8,
+    FT_LEG_RUNNING = -1, /* outcomes: it has not ended */
+    FT_LEG_SHORT = -2    /* the host took some of it, and then nothing more */
+};
+
+/* Legs that get a write, and the descriptors of their images, which only their own threads close. */
+typedef struct {
+    ft_leg_queue *queues[FT_LEGS_MAX];
+    int fds[FT_LEGS_MAX];
+    uint32_t count;
+    int event_fd; /* an eventfd that says that a leg has ended late; open as long as there are threads */
+} ft_legs;
+
+typedef struct {
+    const void *data;
+    uint64_t bytes;
+} ft_piece;
+
+typedef struct ft_leg_write ft_leg_write;
+
+/*
+ * Write the pieces, one behind the other, at `offset` of every leg, and wait until all have ended, at most for
+ * `patience_us`. 1: all have written all of it. 0: some have failed or have not ended, see `write`, which is the caller's to
+ * close; `event_fd` is rung for each one that ends from now on. -1: out of memory, and nothing was begun.
+ * The pieces are copied first: what a late leg writes is what the others wrote, whatever becomes of them.
+ */
+int ft_legs_write(const ft_legs *legs, uint64_t offset, const ft_piece *pieces, uint32_t piece_count,
+                  uint32_t patience_us, ft_leg_write **write);
+/* Of leg number `leg` of those: 0 (done), FT_LEG_RUNNING, FT_LEG_SHORT or what errno was; and how much it has written. */
+int ft_leg_write_outcome(ft_leg_write *write, uint32_t leg, uint64_t *done_bytes);
+void ft_leg_write_close(ft_leg_write *write); /* legs that have not ended go on with it */
+
 /* cdef end */
 
 #endif

@@ -350,8 +350,8 @@ class Block(VirtioHalf):
             self._ask(job, Request(operation, done, offset, size, stable=self._write_through))
 
     def _ask(self, job: _Job, request: Request) -> None:
-        job.parts += 1
-        self.mirror.submit(request)
+        if not self.mirror.submit_now(request):
+            job.parts += 1
 
     def _part_done(self, job: _Job, completion: Completion) -> None:
         """From within ``Mirror.poll``."""

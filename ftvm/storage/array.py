@@ -18,8 +18,9 @@ from typing import TypeVar
 import msgspec
 
 from ftvm.legs import LegChanged, LegFault, LegState
+from ftvm.storage.direct import Direct, LateWrite, Route
 from ftvm.storage.events import Event, Unreadable
-from ftvm.storage.host import Buffer
+from ftvm.storage.host import Buffer, File
 from ftvm.storage.intent import WriteIntents
 from ftvm.storage.leg import Leg, LegFailed, Reason
 from ftvm.storage.metadata import Era, Superblock
@@ -31,6 +32,9 @@ from ftvm.storage.worker import Job, Surprise, ThreadWorker, Worker, perform
 T = TypeVar("T")
 
 StartWorker = Callable[[Callable[[Job], None]], Worker]
+
+PATIENCE_US = 1000
+"""What the host's page cache takes is written by then: nothing else is done meanwhile."""
 
 
 def random_era() -> Era:
@@ -65,6 +69,12 @@ class Place:
         self.announced: LegState | None = None
         self.jobs: set[LegJob] = set()
 
+    def route(self) -> Route | None:
+        """How to write to the leg without a job, where that can be."""
+        assert self.leg is not None and self.worker is not None
+        descriptor, queue = self.leg.descriptor(), self.worker.queue
+        return None if descriptor is None or queue is None else (queue, descriptor)
+
 
 class LegJob(Job):
     """A job of one leg. ``future`` gets its outcome, or a LegFailed when the leg leaves service before."""
@@ -75,6 +85,14 @@ class LegJob(Job):
         self.future: Future[object] = Future(tasks)
         self.group: Sequence[LegJob] = ()
         """Those that do the same on other legs."""
+
+
+class LateJob(LegJob):
+    """A leg's part of a write that began without a job."""
+
+    def __init__(self, place: Place, tasks: Tasks, write: LateWrite, leg: int) -> None:
+        super().__init__(partial(write.failure, leg), place, tasks)
+        self.ended: Callable[[], bool] = partial(write.ended, leg)
 
 
 class Array:
@@ -107,6 +125,9 @@ class Array:
         self._new_era = new_era
         self._done: deque[LegJob] = deque()
         self._deadlines: dict[LegJob, float] = {}
+        self._late: list[LateJob] = []
+        self._direct: Direct | None = None
+        self._direct_known = False
         self.jobs_ended = 0
         """By legs, whatever came of them."""
 
@@ -122,6 +143,8 @@ class Array:
             os.eventfd_read(self.event_fd)
         while self._done:
             self._settle(self._done.popleft())
+        if self._late:
+            self._look_at_late()
         if self._deadlines:
             now = self.clock()
             for job in [job for job, deadline in self._deadlines.items() if deadline <= now]:
@@ -144,6 +167,12 @@ class Array:
         """On the thread of a worker."""
         perform(job)
         self._job_done(job)
+
+    def _look_at_late(self) -> None:
+        for job in [job for job in self._late if job.ended()]:
+            self._late.remove(job)
+            perform(job)
+            self._settle(job)
 
     def _settle(self, job: LegJob) -> None:
         self.jobs_ended += 1
@@ -187,6 +216,10 @@ class Array:
         group = [self._post(place, action) for place in places]
         for job in group:
             job.group = group
+        return await self.outcomes(group)
+
+    async def outcomes(self, group: Sequence[LegJob]) -> dict[Place, T | LegFailed]:
+        """Of the same thing on several legs."""
         return {job.place: self._outcome(await job.future) for job in group}
 
     async def read(self, place: Place, action: Callable[[Leg], Buffer], *, hurry: bool) -> Buffer | LegFailed:
@@ -202,6 +235,31 @@ class Array:
         assert place.worker is not None
         place.worker.post(job)
         return await job.future
+
+    def direct(self) -> Direct | None:
+        """How to write to all legs in service without jobs, where that can be."""
+        if not self._direct_known:
+            routes = [place.route() for place in self.in_service()]
+            known = [route for route in routes if route is not None]
+            self._direct = Direct(known, self.event_fd) if len(known) == len(routes) else None
+            self._direct_known = True
+        return self._direct
+
+    def write(self, direct: Direct, offset: int, data: Buffer) -> Sequence[LegJob]:
+        """To all legs in service. Jobs to wait for, if they do not all have it in a moment; else none."""
+        places = self.in_service()
+        lagging = any(not job.future.done for job in self._late)
+        write = direct.write(offset, data, 0 if lagging else PATIENCE_US)
+        if write is None:
+            self.jobs_ended += len(places)
+            return ()
+        group = [LateJob(place, self.tasks, write, leg) for leg, place in enumerate(places)]
+        for job in group:
+            job.group = group
+            job.place.jobs.add(job)
+        self._late += group
+        self._look_at_late()
+        return group
 
     async def left(self, place: Place) -> bool:
         """Wait until the worker of a leg that left service has ended; False when that takes too long."""
@@ -259,6 +317,7 @@ class Array:
         assert place.in_service and leg is not None and worker is not None and not self.is_last(place)
         was_in_sync = place.in_sync
         place.in_service = place.in_sync = place.prepared = False
+        self._direct_known = False
         place.out_as = state
         place.reason = str(failure)
         masks = self.intents.lose(place.todo)
@@ -280,10 +339,17 @@ class Array:
         """Into service at once: it gets every write from now on. ``Volume.prepare`` does the rest."""
         place.leg = leg
         place.in_service = True
+        self._direct_known = False
         degraded = not all(other.in_service for other in self.places)
         place.todo = self.intents.bring_back(lacking, degraded=degraded)
         place.todo_at_start = len(place.todo)
         self.announce()
+
+    def interpose(self, place: Place, wrap: Callable[[File], File]) -> None:
+        """Put something between a leg and its image file: fault injection."""
+        assert place.leg is not None
+        place.leg.interpose(wrap)
+        self._direct_known = False
 
     def drop(self, outcomes: dict[Place, T | LegFailed], span: Span | None = None) -> DiskError | None:
         """Take all legs that failed out of service. An error when the last one failed, which stays.
@@ -320,9 +386,14 @@ class Array:
         """A leg came into service, and is to have the present record."""
         self._recorded = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Every leg in service has on its medium who is in service. Nothing may be acknowledged before."""
+        return self._recorded is self._superblock
+
     async def settled(self) -> None:
-        """Return when every leg in service has on its medium who is in service. Nothing may be acknowledged before."""
-        while self._recorded is not self._superblock:
+        """Return when ``is_settled``."""
+        while not self.is_settled:
             await self._records.next()
 
     async def _try_to_record(self) -> None:
@@ -330,7 +401,7 @@ class Array:
             await self.settled()
 
     async def _record(self) -> None:
-        while self._recorded is not self._superblock:
+        while not self.is_settled:
             superblock = self._superblock
             outcomes = await self.on(self.in_service(), partial(Leg.record, superblock=superblock))
             error = self.drop(outcomes)

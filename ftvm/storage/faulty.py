@@ -86,6 +86,10 @@ class FaultyFile:
             return size
         return self._file.write(offset, data)
 
+    def descriptor(self) -> int | None:
+        quiet = self._fault.model is FaultModel.BIT_ROT
+        return self._file.descriptor() if quiet else None
+
     def zero(self, offset: int, size: int, *, punch: bool) -> None:
         self._slow_down()
         if self._strikes(offset, size, FaultModel.IO_ERROR):

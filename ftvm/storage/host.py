@@ -43,6 +43,10 @@ class File(Protocol):
         """Make a range read as zeroes without writing them; ``punch`` gives its space back to the host."""
         ...
 
+    def descriptor(self) -> int | None:
+        """Of a file on which pwrite(2) does what ``write`` does, until ``close``; else None."""
+        ...
+
     def sync(self) -> None:
         """Return when everything written before is on the medium."""
         ...
@@ -178,6 +182,9 @@ class LocalFile:
 
     def write(self, offset: int, data: Buffer) -> int:
         return os.pwrite(self._fd, data, offset)
+
+    def descriptor(self) -> int | None:
+        return self._fd
 
     def zero(self, offset: int, size: int, *, punch: bool) -> None:
         mode = _KEEP_SIZE | (_PUNCH_HOLE if punch else _ZERO_RANGE)

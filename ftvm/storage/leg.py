@@ -6,9 +6,11 @@ goes wrong is a LegFailed with a reason: what it means for the disk is the mirro
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 
+from ftvm._native import lib
 from ftvm.storage import integrity
 from ftvm.storage.host import Buffer, File
 from ftvm.storage.integrity import Sums
@@ -54,13 +56,31 @@ _REASONS = {
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
+def _failure(what: str, error: OSError) -> LegFailed:
+    return LegFailed(_REASONS.get(error.errno or 0, Reason.IO_ERROR), f"{what}: {error.strerror or error}")
+
+
 @contextlib.contextmanager
 def _as_leg_failure(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, Reason.IO_ERROR)
-        raise LegFailed(reason, f"{what}: {error.strerror or error}") from error
+        raise _failure(what, error) from error
+
+
+def _short_write(offset: int) -> LegFailed:
+    return LegFailed(Reason.SHORT_WRITE, f"nothing more is taken at {offset}")
+
+
+def _writing(offset: int, size: int) -> str:
+    return f"writing {size} bytes at {offset}"
+
+
+def write_failure(offset: int, size: int, outcome: int, done_bytes: int) -> LegFailed:
+    """What a write came to that did not go through ``Leg.write``, if it is not done: see ft_leg_write_outcome()."""
+    if outcome == lib.FT_LEG_SHORT:
+        return _short_write(offset + done_bytes)
+    return _failure(_writing(offset, size), OSError(outcome, os.strerror(outcome)))
 
 
 class Leg:
@@ -99,10 +119,14 @@ class Leg:
 
     def write(self, offset: int, data: Buffer, sums: bytes | None) -> None:
         """``sums`` are the checksums of ``data``, with integrity."""
-        with _as_leg_failure(f"writing {len(data)} bytes at {offset}"):
+        with _as_leg_failure(_writing(offset, len(data))):
             _write(self._image, offset, data)
             if self._sums is not None and sums is not None and self._sums.write(offset, sums) != len(sums):
                 raise LegFailed(Reason.SHORT_WRITE, f"checksums at {offset}")
+
+    def descriptor(self) -> int | None:
+        """Of a file to write to instead of calling ``write``; None where that does more."""
+        return self._image.descriptor() if self._sums is None else None
 
     def write_sums(self, offset: int, sums: bytes) -> None:
         """Take the data as they are: give them these checksums."""
@@ -189,6 +213,6 @@ def _write(file: File, offset: int, data: Buffer) -> None:
     while rest:
         written = file.write(offset, rest)
         if written == 0:
-            raise LegFailed(Reason.SHORT_WRITE, f"nothing more is taken at {offset}")
+            raise _short_write(offset)
         offset += written
         rest = rest[written:]

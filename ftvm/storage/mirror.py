@@ -47,6 +47,7 @@ class Reopened(msgspec.Struct, frozen=True):
     stranger: bool
 
 
+_WRITTEN = Completion(b"", None)
 _STALLED = DiskError(f"its last leg does not answer, for {STALLED_AFTER_S:g} s")
 
 Reopen = Callable[[Path, Superblock, bytes], Reopened]
@@ -136,17 +137,30 @@ class Mirror:
 
     def submit(self, request: Request) -> None:
         """Begin a request. Any number may be in progress; those that overlap are served in the order of submission."""
+        if self.submit_now(request):
+            self._deliver(lambda: request.on_done(_WRITTEN))
+
+    def submit_now(self, request: Request) -> bool:
+        """The same; True: it is a write that is done already, and ``on_done`` will not be called."""
         if self._closing:
             raise UsageError("the disk is closed", "open it again")
-        data = b""
-        if request.operation is Operation.WRITE:
-            # One copy: a guest may change its buffer meanwhile, and the legs would get different bytes.
-            data = b"".join(request.buffers)
-            if len(data) != request.size:
-                raise UsageError(f"a write of {request.size} bytes brings {len(data)}", "give as many as it says")
+        work = self._write_now(request) if request.operation is Operation.WRITE else self._perform(request)
+        if work is None:
+            return True
         self._in_progress += 1
-        self._array.tasks.spawn(self._serve(request, data))
+        self._array.tasks.spawn(self._serve(request, work))
         self._array.tasks.run()
+        return False
+
+    def _write_now(self, request: Request) -> Coroutine[Any, Any, Buffer] | None:
+        # It is copied, once for all legs: a guest may change its buffer meanwhile.
+        data = request.buffers[0] if len(request.buffers) == 1 else b"".join(request.buffers)
+        if len(data) != request.size:
+            raise UsageError(f"a write of {request.size} bytes brings {len(data)}", "give as many as it says")
+        if not request.size or not self._holds(request):
+            return self._perform(request)
+        left = self._volume.write_now(request.offset, data)
+        return None if left is None and not request.stable else self._perform(request, left)
 
     def wait(self, until: Callable[[], bool], patience_s: float = math.inf) -> bool:
         """For those without a loop of their own: poll until ``until()``. False: it did not come to that, and for so
@@ -224,11 +238,11 @@ class Mirror:
 
     def inject(self, leg: int, fault: Fault) -> None:
         """Let a leg go wrong, from the next operation on. Raises UsageError for one that is not in service."""
-        inner = self._place(leg).leg
-        if inner is None:
+        place = self._place(leg)
+        if place.leg is None:
             raise UsageError(f"leg {leg} is not in service", "insert it first")
         try:
-            inner.interpose(lambda file: FaultyFile(file, fault))
+            self._array.interpose(place, lambda file: FaultyFile(file, fault))
         except OSError as error:
             raise UsageError(f"leg {leg} cannot have this fault: {error.strerror}") from None
 
@@ -306,17 +320,21 @@ class Mirror:
 
     # ---- tasks ----
 
-    async def _serve(self, request: Request, data: bytes) -> None:
+    async def _serve(self, request: Request, work: Coroutine[Any, Any, Buffer]) -> None:
         try:
-            completion = Completion(await self._perform(request, data), None)
+            completion = Completion(await work, None)
         except DiskError as error:
             completion = Completion(b"", error)
         self._in_progress -= 1
         self._deliver(lambda: request.on_done(completion))
 
-    async def _perform(self, request: Request, data: bytes) -> Buffer:
+    def _holds(self, request: Request) -> bool:
+        return request.offset >= 0 and request.size >= 0 and request.offset + request.size <= self.size_bytes
+
+    async def _perform(self, request: Request, writing: Coroutine[Any, Any, None] | None = None) -> Buffer:
+        """``writing``: what is left of a write."""
         offset, size = request.offset, request.size
-        if offset < 0 or size < 0 or offset + size > self.size_bytes:
+        if not self._holds(request):
             raise DiskError(f"{size} bytes at {offset} are not inside the disk")
         if request.operation is Operation.FLUSH:
             await self._volume.flush()
@@ -324,8 +342,8 @@ class Mirror:
             match request.operation:
                 case Operation.READ:
                     return await self._volume.read(offset, size)
-                case Operation.WRITE:
-                    await self._volume.write(offset, data)
+                case Operation.WRITE if writing is not None:
+                    await writing
                 case Operation.DISCARD:
                     await self._volume.zero(offset, size, punch=True)
                 case Operation.WRITE_ZEROES:

@@ -11,13 +11,15 @@ import msgspec
 from ftvm.storage.tasks import Future, Tasks
 
 
-class _Hold(msgspec.Struct, eq=False):
+class Hold(msgspec.Struct, eq=False):
+    """A range that somebody has, or waits for."""
+
     start: int
     end: int
     exclusive: bool
     granted: Future[None]
 
-    def excludes(self, other: "_Hold") -> bool:
+    def excludes(self, other: "Hold") -> bool:
         return self.start < other.end and other.start < self.end and (self.exclusive or other.exclusive)
 
 
@@ -26,8 +28,8 @@ class Ranges:
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        self._held: dict[_Hold, None] = {}
-        self._waiting: dict[_Hold, None] = {}
+        self._held: dict[Hold, None] = {}
+        self._waiting: dict[Hold, None] = {}
 
     def shared(self, offset: int, size: int) -> "Lock":
         """Nobody writes there meanwhile. For ``async with``."""
@@ -44,19 +46,28 @@ class Ranges:
             hold.exclusive and hold.start < end and offset < hold.end for hold in (*self._held, *self._waiting)
         )
 
-    async def take(self, offset: int, size: int, exclusive: bool) -> _Hold:
-        hold = _Hold(offset, offset + size, exclusive, Future(self._tasks))
-        # Also behind those that wait: a stream of reads must not keep a write out for ever.
-        if any(hold.excludes(other) for other in self._held) or any(hold.excludes(other) for other in self._waiting):
+    async def take(self, offset: int, size: int, exclusive: bool) -> Hold:
+        hold = Hold(offset, offset + size, exclusive, Future(self._tasks))
+        if not self._try(hold):
             self._waiting[hold] = None
             await hold.granted
-        else:
-            self._held[hold] = None
         return hold
 
-    def give_back(self, hold: _Hold) -> None:
+    def take_now(self, offset: int, size: int, exclusive: bool) -> Hold | None:
+        """The same where nobody has to be waited for; else None."""
+        hold = Hold(offset, offset + size, exclusive, Future(self._tasks))
+        return hold if self._try(hold) else None
+
+    def _try(self, hold: Hold) -> bool:
+        # Also behind those that wait: a stream of reads must not keep a write out for ever.
+        if any(hold.excludes(other) for other in self._held) or any(hold.excludes(other) for other in self._waiting):
+            return False
+        self._held[hold] = None
+        return True
+
+    def give_back(self, hold: Hold) -> None:
         del self._held[hold]
-        earlier: list[_Hold] = []
+        earlier: list[Hold] = []
         for waiting in list(self._waiting):
             if any(waiting.excludes(other) for other in self._held) or any(waiting.excludes(o) for o in earlier):
                 earlier.append(waiting)

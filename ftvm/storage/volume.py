@@ -3,16 +3,17 @@
 range lock -> mark regions on every leg -> write on every leg -> record who failed -> acknowledge
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from ftvm.storage import integrity
-from ftvm.storage.array import Array, Place
+from ftvm.storage.array import Array, LegJob, Place
 from ftvm.storage.events import Repaired
 from ftvm.storage.host import Buffer
 from ftvm.storage.integrity import BLOCK_BYTES
 from ftvm.storage.leg import Leg, LegFailed, Reason
-from ftvm.storage.ranges import Ranges
+from ftvm.storage.ranges import Hold, Ranges
 from ftvm.storage.regions import RegionSet, Span, span_of
 from ftvm.storage.request import DiskError
 from ftvm.storage.tasks import Rounds
@@ -61,6 +62,30 @@ class Volume:
         start, end = self._blocks(offset, len(data))
         async with self.ranges.exclusive(start, end - start):
             await self._store(offset, data)
+
+    def write_now(self, offset: int, data: Buffer) -> Coroutine[Any, Any, None] | None:
+        """As ``write``, begun at once where nothing stands in its way: then ``data`` may change on return. None: it is
+        done; else what is still to be awaited for it."""
+        size = len(data)
+        span = span_of(offset, size)
+        direct = self.array.direct() if self._intents.marked.covers(span) and self.array.is_settled else None
+        hold = None if direct is None else self.ranges.take_now(offset, size, exclusive=True)
+        if direct is None or hold is None:
+            return self.write(offset, bytes(data))
+        ticket = self._intents.begin(span)
+        late = self.array.write(direct, offset, data)
+        if late:
+            return self._end_late(late, span, ticket, hold)
+        self._intents.end(ticket)
+        self.ranges.give_back(hold)
+        return None
+
+    async def _end_late(self, late: Sequence[LegJob], span: Span, ticket: object, hold: Hold) -> None:
+        try:
+            await self._absorb(await self.array.outcomes(late), span)
+        finally:
+            self._intents.end(ticket)
+            self.ranges.give_back(hold)
 
     async def zero(self, offset: int, size: int, *, punch: bool) -> None:
         start, end = self._blocks(offset, size)

@@ -1,11 +1,12 @@
 """One thread for each leg: a leg that hangs keeps nobody waiting but itself."""
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from ftvm._native import ffi, lib
 from ftvm.errors import FtvmError
 from ftvm.storage.leg import LegFailed
 
@@ -38,6 +39,9 @@ def perform(job: Job) -> None:
 class Worker(Protocol):
     """Does jobs in the order in which they are posted."""
 
+    queue: Any
+    """An ft_leg_queue, if writes can be posted to it beside the jobs (native/legs.c); else None."""
+
     def post(self, job: Job) -> None: ...
 
     def abandon(self, last: Callable[[], None]) -> None:
@@ -50,32 +54,36 @@ class Worker(Protocol):
 
 
 class ThreadWorker:
-    """A daemon thread, so that a process can end although a file system does not answer."""
+    """A daemon thread, so that a process can end although a file system does not answer. It is in C, without the
+    interpreter's lock, but for jobs."""
 
     def __init__(self, done: Callable[[Job], None]) -> None:
         """``done`` is called on the thread after each job that was not abandoned before it began."""
         self._done = done
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._last: Callable[[], None] | None = None
+        self._jobs: deque[Job] = deque()
+        self._last: Callable[[], None] = lambda: None
+        queue = lib.ft_leg_queue_open()
+        if queue == ffi.NULL:
+            raise MemoryError
+        self.queue = ffi.gc(queue, lib.ft_leg_queue_close)
         self._thread = threading.Thread(target=self._run, name="ftvm-leg", daemon=True)
         self._thread.start()
 
     def post(self, job: Job) -> None:
-        self._jobs.put(job)
+        self._jobs.append(job)
+        if lib.ft_leg_queue_post(self.queue) != 0:
+            raise MemoryError
 
     def abandon(self, last: Callable[[], None]) -> None:
         self._last = last
-        self._jobs.put(None)
+        lib.ft_leg_queue_abandon(self.queue)
 
     def join(self, timeout_s: float | None) -> None:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while self._last is None:
-            job = self._jobs.get()
-            if job is None or self._last is not None:
-                break
+        while lib.ft_leg_queue_run(self.queue):
+            job = self._jobs.popleft()
             perform(job)
             self._done(job)
-        if self._last is not None:
-            self._last()
+        self._last()

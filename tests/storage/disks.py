@@ -85,10 +85,11 @@ class Gate:
 class GatedFile:
     """An image file that can be made to hang, as one on a server that does not answer."""
 
-    def __init__(self, file: File, gate: Gate) -> None:
+    def __init__(self, file: File, gate: Gate, direct: bool) -> None:
         self.path = file.path
         self._file = file
         self._gate = gate
+        self._direct = direct
 
     def read_cached(self, offset: int, size: int) -> Buffer | None:
         return None
@@ -101,6 +102,9 @@ class GatedFile:
         self._gate.pass_through()
         return self._file.write(offset, data)
 
+    def descriptor(self) -> int | None:
+        return self._file.descriptor() if self._direct else None
+
     def sync(self) -> None:
         self._gate.pass_through()
         self._file.sync()
@@ -110,15 +114,16 @@ class GatedFile:
 
 
 class GatedHost(LocalHost):
-    """Images at ``paths`` are behind ``gate``."""
+    """Images at ``paths`` are behind ``gate``; ``direct``: but for writes that need no job."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], *, direct: bool = False) -> None:
         self.gate = Gate()
         self._paths = paths
+        self._direct = direct
 
     def open(self, path: Path, access: Access) -> File:
         file = super().open(path, access)
-        return cast(File, GatedFile(file, self.gate)) if path in self._paths else file
+        return cast(File, GatedFile(file, self.gate, self._direct)) if path in self._paths else file
 
 
 def pattern(number: int, size: int = REGION_BYTES) -> bytes:

@@ -98,6 +98,9 @@ class SimulatedFile:
         self._host.log.append(Written(self._inode, offset, bytes(data), self._host.clock))
         return len(data)
 
+    def descriptor(self) -> None:
+        return None
+
     def zero(self, offset: int, size: int, *, punch: bool) -> None:
         self.write(offset, bytes(size))
 
@@ -253,6 +256,7 @@ class StepWorker:
     """Does a job when the test says so."""
 
     done: Callable[[Job], None]
+    queue: None = None
     jobs: deque[Job] = field(default_factory=deque)
     last: Callable[[], None] | None = None
     over: bool = False

@@ -73,11 +73,15 @@ def test_what_is_in_memory_is_read_at_once_unless_it_is_being_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalFile, "read_cached", LocalFile.read)  # whatever the file system offers
-    with opened(make(tmp_path)) as disk:
+    paths = make(tmp_path)
+    host = GatedHost(paths[1:])
+    with opened(paths, host=host) as disk:
         disk.write(0, pattern(1, 4096))
+        host.gate.shut()
         writing = submit(disk, Operation.WRITE, 4096, pattern(2, 4096))
         assert disk.mirror.read_now(0, 4096) == pattern(1, 4096)
         assert disk.mirror.read_now(512, 4096) is None
+        host.gate.open()
         disk.mirror.wait(lambda: bool(writing))
         assert disk.mirror.read_now(512, 4096) == pattern(1, 4096)[512:] + pattern(2, 512)
         for offset, size in ((SIZE, 512), (SIZE - 512, 1024), (-512, 512), (0, 0)):
