@@ -13,17 +13,22 @@ _Read = Callable[[int, int], int]
 _Write = Callable[[int, int, int], None]
 _Place = tuple[_Read, _Write, int]
 """Whom to ask for a port, with the offset of the port; or for a page, with the address that has offset 0."""
+_Page = tuple[_Read, _Write, int, bool]
+"""The same for a page; and whether ``changes`` counts accesses to it."""
 
 
 class AddressMap:
     """Finds the chip for an access. What nobody claims reads as ones, and can be written without effect."""
 
     def __init__(self) -> None:
+        self.changes = 0
+        """Another number whenever the state of any chip may have changed, except by what ``remap`` calls quiet. Whoever
+        changes one in another way than by an access counts it here."""
         self._fixed_byte_ports: dict[int, _Place] = {}
         self._fixed_wide_ports: dict[int, _Place] = {}
         self._byte_ports: dict[int, _Place] = {}
         self._wide_ports: dict[int, _Place] = {}  # 16- and 32-bit accesses that must not be split
-        self._pages: dict[int, _Place] = {}
+        self._pages: dict[int, _Page] = {}
 
     def place(self, port: int, count: int, chip: Chip, offset: int = 0, wide: bool = False) -> None:
         """A chip that stays at these ports, the first of which is its ``offset``. ``wide``: it takes 16 and 32 bits at
@@ -38,8 +43,11 @@ class AddressMap:
         """The same for one that bytes do not reach."""
         self._fixed_wide_ports[port] = (chip.read, chip.write, 0)
 
-    def remap(self, functions: Iterable[PciFunction], pages: Iterable[tuple[int, Chip]]) -> None:
-        """What can be moved is elsewhere now: what the BARs of ``functions`` decode, and chips that have a page."""
+    def remap(self, functions: Iterable[PciFunction], pages: Iterable[tuple[int, Chip]], quiet: Chip) -> None:
+        """What can be moved is elsewhere now: what the BARs of ``functions`` decode, and chips that have a page.
+
+        ``changes`` does not count accesses to the chip ``quiet``, nor to pages of BARs in which there are only signals.
+        """
         self._byte_ports, self._wide_ports = dict(self._fixed_byte_ports), dict(self._fixed_wide_ports)
         self._pages = {}
         for function in functions:
@@ -51,11 +59,13 @@ class AddressMap:
                         self._wide_ports.setdefault(address + offset, (read, write, offset))
                 else:
                     for page in range(address >> _PAGE_SHIFT, (address + bar.size) >> _PAGE_SHIFT):
-                        self._pages[page] = (read, write, address)
+                        signals = (page << _PAGE_SHIFT) - address in bar.signals
+                        self._pages[page] = (read, write, address, not signals)
         for base, chip in pages:
-            self._pages[base >> _PAGE_SHIFT] = (chip.read, chip.write, base)
+            self._pages[base >> _PAGE_SHIFT] = (chip.read, chip.write, base, chip is not quiet)
 
     def port_read(self, port: int, size: int) -> int:
+        self.changes += 1
         place = (self._byte_ports if size == 1 else self._wide_ports).get(port)
         if place is not None:
             return place[0](place[2], size)
@@ -67,6 +77,7 @@ class AddressMap:
         return value
 
     def port_write(self, port: int, size: int, value: int) -> None:
+        self.changes += 1
         place = (self._byte_ports if size == 1 else self._wide_ports).get(port)
         if place is not None:
             place[1](place[2], size, value)
@@ -78,6 +89,7 @@ class AddressMap:
         place = self._pages.get(gpa >> _PAGE_SHIFT)
         if place is None:
             return (1 << 8 * size) - 1
+        self.changes += place[3]
         if size == 8:
             return self.mmio_read(gpa, 4) | self.mmio_read(gpa + 4, 4) << 32
         return place[0](gpa - place[2], size)
@@ -86,6 +98,7 @@ class AddressMap:
         place = self._pages.get(gpa >> _PAGE_SHIFT)
         if place is None:
             return
+        self.changes += place[3]
         if size == 8:
             self.mmio_write(gpa, 4, value & 0xFFFF_FFFF)
             self.mmio_write(gpa + 4, 4, value >> 32)

@@ -16,6 +16,7 @@ from ftvm.memory_map import IO_APIC, PCI_WINDOW
 from ftvm.module import agenda, fault_check
 from ftvm.module.address_map import AddressMap
 from ftvm.module.agenda import Agenda
+from ftvm.module.board_state import StateMap
 from ftvm.module.chips import lapic, pic
 from ftvm.module.chips.acpi_pm import SMI_COMMAND as SMI_COMMAND_OFFSET
 from ftvm.module.chips.acpi_pm import SMI_PORTS, AcpiPm
@@ -145,12 +146,17 @@ class Processor(Protocol):
     def now_ns(self) -> Callable[[], int]: ...
     @property
     def tsc(self) -> Callable[[], int]: ...
+    @property
+    def instruction(self) -> Callable[[], int]: ...
+    @property
+    def request_stop(self) -> Callable[[], None]: ...
+    @property
+    def set_interrupt_line(self) -> Callable[[bool], None]: ...
     def connect(self, devices: Devices) -> None: ...
     def run(self, position: int) -> int: ...
     def step(self, count: int, position: int) -> tuple[int, int]: ...
     def begin_block(self) -> None: ...
     def write_state(self, offset: int, data: bytes) -> None: ...
-    def instruction(self) -> int: ...
     def skip(self, size: int) -> int: ...
     def stop_before(self, addresses: Mapping[int, int]) -> None: ...
     def passed(self, index: int) -> int: ...
@@ -158,9 +164,7 @@ class Processor(Protocol):
     def hit(self) -> DebugHit: ...
     def error(self) -> str: ...
     def interrupts_enabled(self) -> bool: ...
-    def request_stop(self) -> None: ...
     def limit(self, position: int) -> None: ...
-    def set_interrupt_line(self, level: bool) -> None: ...
     def raise_nmi(self) -> None: ...
     def skip_to_ns(self, now_ns: int) -> None: ...
     def write_ram(self, offset: int, data: bytes) -> None: ...
@@ -264,6 +268,11 @@ class Board:
         self.agenda = Agenda(cpu.position, cpu.request_stop)
         self._build()
         self._lengths = {name: _lengths(part.state) for name, part in self._parts()}
+        self._states = StateMap()
+        self._saved_at = -1  # what _addresses.changes was then; as for the next one
+        self._served: set[str] = set()  # devices that have changed without being counted there, since then
+        self._slow_timers_at = -1
+        self._slow_timers_ns: int | None = None
         self._set_up()
         cpu.connect(self)
 
@@ -279,8 +288,8 @@ class Board:
             cpu.tsc,
             interrupt=cpu.set_interrupt_line,
             nmi=cpu.raise_nmi,
-            external=self._master.acknowledge,
-            broadcast_eoi=self._ioapic.end_of_interrupt,
+            external=self._acknowledge_external,
+            broadcast_eoi=self._end_of_interrupt,
             moved=self._remap,
             rearm=self._rearm,
         )
@@ -342,13 +351,13 @@ class Board:
         for slot, nic in enumerate(config.nics):
             name = f"nic{slot}"
             self._plug_device(FIRST_NIC_SLOT + slot, name, VirtioNet(nic.mac, nic.mtu, self._wires(name)))
-        # In the order in which they act when several are due; each with the IRQ by which it can wake the CPU.
-        self._timed: tuple[tuple[TimedChip, int | None], ...] = (
+        # In the order in which they act when several are due, before the local APIC; each with the IRQ by which it can
+        # wake the CPU.
+        self._slow_timers: tuple[tuple[TimedChip, int], ...] = (
             (pit, TIMER_IRQ),
             (rtc, RTC_IRQ),
             (self._uart, COM1_IRQ),
             (acpi_pm, SCI_IRQ),
-            (self._lapic, None),
         )
 
         self.chips |= self.devices
@@ -404,8 +413,13 @@ class Board:
 
     def _wires(self, name: str) -> Wires:
         """What a device has to do with the rest of the machine."""
+        kicks: dict[int, QueueKick] = {}
+
+        def kick(queue: int) -> None:
+            self._kick(kicks.get(queue) or kicks.setdefault(queue, QueueKick(name, queue)))
+
         return Wires(
-            kick=lambda queue: self._kick(QueueKick(name, queue)),
+            kick=kick,
             broken=lambda reason: self._kick(DriverFault(name, reason)),
             message=self._lapic.message,
         )
@@ -415,9 +429,19 @@ class Board:
         pages: list[tuple[int, Chip]] = [(IO_APIC, self._ioapic)]
         if self._lapic.enabled:
             pages.append((self._lapic.address, self._lapic))
-        self._addresses.remap(self.pci.functions.values(), pages)
+        self._addresses.remap(self.pci.functions.values(), pages, quiet=self._lapic)
 
     # ---- wires ----
+
+    def _acknowledge_external(self) -> int:
+        """The CPU takes an interrupt of the 8259s."""
+        self._addresses.changes += 1
+        return self._master.acknowledge()
+
+    def _end_of_interrupt(self, vector: int) -> None:
+        """The local APIC is done with one that was level-triggered."""
+        self._addresses.changes += 1
+        self._ioapic.end_of_interrupt(vector)
 
     def _set_intr(self, level: bool) -> None:
         """INTR of the 8259s: to the local APIC's LINT0, and to pin 0 of the I/O APIC."""
@@ -444,9 +468,9 @@ class Board:
 
         return line
 
-    def _can_wake(self, irq: int | None) -> bool:
-        """An interrupt line is open all the way to the CPU. None: the chip is part of the CPU."""
-        if irq is None or not self._ioapic.is_masked(TIMER_GSI if irq == TIMER_IRQ else irq):
+    def _can_wake(self, irq: int) -> bool:
+        """An interrupt line is open all the way to the CPU."""
+        if not self._ioapic.is_masked(TIMER_GSI if irq == TIMER_IRQ else irq):
             return True
         if not self._lapic.hears_lint0() and not self._ioapic.passes_external():
             return False
@@ -571,9 +595,12 @@ class Board:
         for event in inputs:
             if isinstance(event, DeviceIn):  # most often
                 self._device_in(event)
-            elif isinstance(event, Placed):
+                continue
+            if isinstance(event, Placed):
                 self._cpu.note_placed(event.segments)
-            elif isinstance(event, ConsoleIn):
+                continue
+            self._addresses.changes += 1
+            if isinstance(event, ConsoleIn):
                 self._uart.receive(event.data)
             elif isinstance(event, KeyboardIn):
                 self._i8042.press(event.scancodes)
@@ -610,6 +637,9 @@ class Board:
         for offset, data in event.pieces() if event.bulk else event.writes:
             self._cpu.write_ram(offset, data)
         device = self.devices[event.device]
+        self._served.add(event.device)
+        if not device.sends_messages:
+            self._addresses.changes += 1  # its interrupt goes through other chips
         for queue in event.queues:
             device.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)
 
@@ -673,11 +703,17 @@ class Board:
 
         Outputs are not part of it; they must have been taken.
         """
-        states: dict[str, Any] = {name: chip.state for name, chip in self.chips.items()}
-        states |= {"script": self._script.state, "board": self.state}  # in the order of _parts(), at each sync point
+        changes = self._addresses.changes
+        if self._saved_at == changes:
+            self._states.put([("lapic", self._lapic.state)])
+            self._states.put([(name, self.devices[name].state) for name in self._served])
+        else:
+            self._states.put((name, part.state) for name, part in self._parts())
+        self._saved_at = changes
+        self._served.clear()
         if self.agenda.state.expected:
-            states[agenda.PART] = self.agenda.state
-        return msgspec.msgpack.encode(states)
+            return self._states.encode_with(agenda.PART, self.agenda.state)
+        return self._states.encode()
 
     def load(self, saved: bytes) -> None:
         """Become what ``save`` returned, on a board of the same configuration; outputs are forgotten."""
@@ -697,11 +733,13 @@ class Board:
 
     def state_changed(self) -> None:
         """The state of a chip was changed behind its back: what hangs on it follows."""
+        self._addresses.changes += 1
         self._remap()
         self._cpu.set_interrupt_line(self._lapic.state.output)
 
     def await_stop_text(self) -> None:
         """The text to stop on has not begun to come."""
+        self._addresses.changes += 1
         self._script.state.stop_matched, self._script.state.stopped = 0, False
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
@@ -731,21 +769,37 @@ class Board:
             self._running = False
 
     def _rearm(self) -> None:
-        """A chip's next event may have come nearer."""
+        """A chip's next event may have come nearer. It may be at work still: what it says now is kept nowhere."""
         if self._running:
-            event = self._event_position()
+            known = self._slow_timers_at == self._addresses.changes
+            slow = self._slow_timers_ns if known else self._next_slow_ns()
+            event = self._position_of(self._earliest(slow))
             if event is not None and event < self._limit:
                 self._limit = event
                 self._cpu.limit(event)
 
+    def _next_slow_ns(self) -> int | None:
+        """The next event of the chips but the local APIC, whose timer is programmed so much more often."""
+        events = [event for chip, _ in self._slow_timers if (event := chip.next_event_ns()) is not None]
+        return min(events, default=None)
+
+    def _earliest(self, slow_ns: int | None) -> int | None:
+        """Of the slow chips' next event, the local APIC's, and the next fault's."""
+        events = (slow_ns, self._lapic.next_event_ns(), self.agenda.next_ns())
+        return min((event for event in events if event is not None), default=None)
+
     def _next_event_ns(self) -> int | None:
-        events = [event for chip, _ in self._timed if (event := chip.next_event_ns()) is not None]
-        fault_ns = self.agenda.next_ns()
-        return min(events if fault_ns is None else [*events, fault_ns], default=None)
+        """Of all chips; between two accesses to any of them."""
+        if self._slow_timers_at != self._addresses.changes:
+            self._slow_timers_ns = self._next_slow_ns()
+            self._slow_timers_at = self._addresses.changes
+        return self._earliest(self._slow_timers_ns)
 
     def _event_position(self) -> int | None:
         """The position at which the next event of a chip is due: the first block entry that is not before it."""
-        event_ns = self._next_event_ns()
+        return self._position_of(self._next_event_ns())
+
+    def _position_of(self, event_ns: int | None) -> int | None:
         if event_ns is None:
             return None
         return self._cpu.position() + max(0, -((self._cpu.now_ns() - event_ns) // NS_PER_BLOCK))
@@ -754,12 +808,18 @@ class Board:
         """Let every chip act that is due; False if none was."""
         now_ns = self._cpu.now_ns()
         acted = False
-        for chip, _ in self._timed:
-            event_ns = chip.next_event_ns()
+        if (next_ns := self._next_event_ns()) is not None and next_ns <= now_ns:
+            for chip, _ in self._slow_timers:
+                event_ns = chip.next_event_ns()
+                if event_ns is not None and event_ns <= now_ns:
+                    self._addresses.changes += 1
+                    chip.advance(now_ns)
+                    acted = True
+            event_ns = self._lapic.next_event_ns()
             if event_ns is not None and event_ns <= now_ns:
-                chip.advance(now_ns)
+                self._lapic.advance(now_ns)
                 acted = True
-        self.agenda.pass_time(now_ns)
+            self.agenda.pass_time(now_ns)
         return acted
 
     def _wait(self) -> Stop | None:
@@ -767,7 +827,8 @@ class Board:
         nmi_possible = self._lapic.nmi_possible() or self._ioapic.nmi_possible()
         if not self._cpu.interrupts_enabled() and not nmi_possible:
             return Stop(StopKind.HALTED)
-        wakers = [chip.next_event_ns() for chip, irq in self._timed if self._can_wake(irq)]
+        wakers = [chip.next_event_ns() for chip, irq in self._slow_timers if self._can_wake(irq)]
+        wakers.append(self._lapic.next_event_ns())
         wake_ns = min((event_ns for event_ns in wakers if event_ns is not None), default=None)
         if wake_ns is None:
             served_later = self._config.real_time and self.devices

@@ -1,6 +1,7 @@
 """One CPU of a module: the native core's ``ft_cpu`` over a piece of memory, and the devices it talks to."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from ftvm._native import ffi, lib
@@ -90,11 +91,16 @@ class Cpu:
         self._cpu = lib.ft_cpu_open(self._ram, len(self._ram), NS_PER_BLOCK, self._self, error, len(error))
         if self._cpu == ffi.NULL:
             raise EngineError(ffi.string(error).decode())
-        # Bound once: devices ask for the time at nearly every access.
+        # Bound once: what is asked at nearly every access to a device, and around each run.
         cpu = self._cpu
-        self.position: Callable[[], int] = lambda: lib.ft_cpu_position(cpu)
-        self.now_ns: Callable[[], int] = lambda: lib.ft_cpu_now_ns(cpu)
-        self.tsc: Callable[[], int] = lambda: lib.ft_cpu_tsc(cpu)
+        self.position: Callable[[], int] = partial(lib.ft_cpu_position, cpu)
+        self.now_ns: Callable[[], int] = partial(lib.ft_cpu_now_ns, cpu)
+        self.tsc: Callable[[], int] = partial(lib.ft_cpu_tsc, cpu)
+        self.instruction: Callable[[], int] = partial(lib.ft_cpu_instruction, cpu)
+        """Instructions done in the block that was entered last; 0 at a block entry."""
+        self.request_stop: Callable[[], None] = partial(lib.ft_cpu_request_stop, cpu)
+        """Stop at the next block entry."""
+        self.set_interrupt_line: Callable[[bool], None] = partial(lib.ft_cpu_set_interrupt_line, cpu)
 
     def connect(self, devices: Devices) -> None:
         """Must be called before the first ``run``."""
@@ -132,10 +138,6 @@ class Cpu:
         Raises ValueError for bytes that are not there, or too many.
         """
         return Trace(self._cpu, capacity, except_arch, except_ram, by_block)
-
-    def instruction(self) -> int:
-        """Instructions done in the block that was entered last; 0 at a block entry."""
-        return int(lib.ft_cpu_instruction(self._cpu))
 
     def skip(self, size: int) -> int:
         """As ``step``, but the instruction, of ``size`` bytes, is passed over."""
@@ -197,16 +199,9 @@ class Cpu:
     def interrupts_enabled(self) -> bool:
         return bool(lib.ft_cpu_interrupts_enabled(self._cpu))
 
-    def request_stop(self) -> None:
-        """Stop at the next block entry."""
-        lib.ft_cpu_request_stop(self._cpu)
-
     def limit(self, position: int) -> None:
         """Let the current run end at ``position`` if it would end later."""
         lib.ft_cpu_limit(self._cpu, position)
-
-    def set_interrupt_line(self, level: bool) -> None:
-        lib.ft_cpu_set_interrupt_line(self._cpu, level)
 
     def raise_nmi(self) -> None:
         lib.ft_cpu_raise_nmi(self._cpu)

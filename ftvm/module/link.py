@@ -33,6 +33,9 @@ class CommandKind(IntEnum):
     STEP = 5  # take the inputs, then run so many instructions as the target says; see Board.step
 
 
+_KINDS = {int(kind): kind for kind in CommandKind}
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """A module's state beside its RAM: ft_arch, and what Board.save() gave."""
 
@@ -201,14 +204,13 @@ class ModuleEnd:
     def await_command(self, spins: int, lifeline: int) -> tuple[CommandKind, int, memoryview] | None:
         """(kind, target, payload) of the next command, None when the monitor is gone; the payload is valid until the
         next call. Raises OSError, LinkFault."""
-        match lib.ft_link_await_command(self._link, spins, lifeline, self._command):
-            case 0:
-                command = self._command
-                return CommandKind(command.kind), command.target, self._payload[: command.payload_bytes]
-            case 1:
-                return None
-            case _:
-                raise LinkFault("waiting for a command failed")
+        ended = lib.ft_link_await_command(self._link, spins, lifeline, self._command)
+        if ended == 0:
+            command = self._command
+            return _KINDS[command.kind], command.target, self._payload[: command.payload_bytes]
+        if ended == 1:
+            return None
+        raise LinkFault("waiting for a command failed")
 
     def publish(
         self, stop: int, wake_ns: int, board: bytes, outputs: bytes, detail: bytes, instruction: int = 0

@@ -62,9 +62,12 @@ class Module:
         """Do commands until ``lifeline``, the socket to the monitor, is closed at its other end."""
         while (command := self._link.await_command(self._spins, lifeline)) is not None:
             kind, target, payload = command
+            if kind is CommandKind.RUN:  # nearly always
+                self._report(self._run(target, payload, again=False))
+                continue
             match kind:
-                case CommandKind.RUN | CommandKind.RUN_AGAIN:
-                    self._report(self._run(target, payload, again=kind == CommandKind.RUN_AGAIN))
+                case CommandKind.RUN_AGAIN:
+                    self._report(self._run(target, payload, again=True))
                 case CommandKind.LOAD:
                     load = _decode_load(payload)
                     self._load(load.snapshot, load.pages)

@@ -65,6 +65,7 @@ class Bench:
 
     def commit(self, position: int = 0) -> None:
         """What the chip is now, is verified."""
+        self.board.state_changed()  # not by the guest
         self.image.board = self.board.save()
         self.image.position = position
 

@@ -4,12 +4,25 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ftvm.memory_map import PCI_WINDOW, PCI_WINDOW_END
 from ftvm.module.board import FIRST_DISK_SLOT, Board, BoardConfig, DiskConfig, Stop, StopKind
 from ftvm.module.chips import virtio_pci as v
 from ftvm.module.chips.pci import BAR0, COMMAND, COMMAND_BUS_MASTER, INTERRUPT_LINE
-from ftvm.module.events import Bulk, DeviceBroken, DeviceIn, DriverFault, Input, Placed, QueueKick, QueueProgress
+from ftvm.module.events import (
+    Bulk,
+    ConsoleIn,
+    DeviceBroken,
+    DeviceIn,
+    DriverFault,
+    Input,
+    KeyboardIn,
+    Placed,
+    QueueKick,
+    QueueProgress,
+)
 from ftvm.units import MIB
 from tests.unit.test_board import HLT, LAPIC, Action, FakeCpu, configure, pause, store
 
@@ -168,6 +181,62 @@ def test_devices_are_saved_and_loaded() -> None:
     other.load(board.save())
     assert other.save() == board.save()
     assert other.mmio_read(place(other, 0) + v.ISR, 1) == v.ISR_QUEUE
+
+
+PLACES = st.one_of(
+    st.sampled_from([LAPIC + at for at in (0x80, 0xB0, 0xF0, 0x300, 0x320, 0x350, 0x380, 0x3E0)]),
+    st.sampled_from([0xFEC0_0000, 0xFEC0_0010]),
+    st.builds(lambda slot, bar, at: (slot, bar, at), st.integers(0, 1), st.integers(0, 1), st.integers(0, 0x3FF)),
+    st.builds(lambda slot, at: (slot, 0, v.NOTIFY + at), st.integers(0, 1), st.integers(0, 8)),
+)
+PORTS = st.sampled_from([0x20, 0x21, 0x40, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0xA1, 0x3F8, 0x3F9, 0x3FA, 0x3FC, 0x604])
+STEPS = st.one_of(
+    st.tuples(st.just("port"), PORTS, st.integers(0, 0xFF), st.booleans()),
+    st.tuples(st.just("memory"), PLACES, st.integers(0, 0xFFFF_FFFF), st.booleans()),
+    st.tuples(st.just("run"), st.integers(1, 5_000)),
+    st.tuples(st.just("served"), st.integers(0, 1), st.integers(0, 0xFFFF), st.booleans()),
+    st.tuples(st.just("input"), st.sampled_from([ConsoleIn(b"x"), KeyboardIn(b"\x1c"), DeviceBroken("disk0")])),
+    st.tuples(st.just("deadline"), st.integers(0, 100_000)),
+    st.tuples(st.just("acknowledge")),
+    st.tuples(st.just("messages"), st.integers(0, 1)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(STEPS, max_size=40))
+def test_what_is_saved_is_what_there_is_whatever_happened_since_the_last_time(steps: list[tuple[Any, ...]]) -> None:
+    board, cpu = build(*pause(7))
+    bring_up(board)
+    twin, _ = build()
+    for step in steps:
+        match step:
+            case ("port", port, value, write):
+                board.port_write(port, 1, value) if write else board.port_read(port, 1)
+            case ("memory", at, value, write):
+                address = at if isinstance(at, int) else place(board, at[0], at[1]) + at[2]
+                board.mmio_write(address & ~3, 4, value) if write else board.mmio_read(address & ~3, 4)
+            case ("run", blocks):
+                board.run(cpu.position() + blocks)
+            case ("served", bay, index, interrupt):
+                board.put([DeviceIn(f"disk{bay}", [], [QueueProgress(0, index, index, interrupt)])])
+            case ("input", event):
+                board.put([event])
+            case ("deadline", ns):
+                board.mmio_write(LAPIC + 0x320, 4, 0x4_0033)
+                board.msr_write(0x6E0, ns)
+            case ("acknowledge",):
+                board.interrupt_ack()
+            case ("messages", bay):
+                device = board.devices[f"disk{bay}"]
+                configure(board, FIRST_DISK_SLOT + bay, device.msix_capability, v.MSIX_ENABLE << 16, 4)
+        board.take_outputs()
+        saved = board.save()
+        parts = {name: chip.state for name, chip in board.chips.items()}
+        assert saved == msgspec.msgpack.encode(msgspec.msgpack.decode(saved))
+        states = msgspec.msgpack.decode(saved)
+        assert states | msgspec.to_builtins(parts, builtin_types=(bytes, bytearray)) == states
+    twin.load(board.save())
+    assert twin.save() == board.save()
 
 
 def test_a_guest_that_halts_is_over_unless_a_device_may_still_answer() -> None:

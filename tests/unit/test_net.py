@@ -84,6 +84,11 @@ class Bench:
             setattr(transmit, area, getattr(transmit, area) + OTHER)
         state.queues = [self.receive.state, transmit]
 
+    def commit(self) -> None:
+        """What the chip is now, is verified."""
+        self.board.state_changed()  # not by the guest
+        self.image.board = self.board.save()
+
     def close(self) -> None:
         self.transmit.ram = None
         self.team.close()
@@ -116,7 +121,7 @@ class Bench:
 
     def sync(self, *kicked: int) -> list[Input]:
         """One sync point: what enters, and has entered."""
-        self.image.board = self.board.save()
+        self.commit()
         for queue in kicked:
             self.half.kick(queue)
         self.half.committed()
@@ -133,7 +138,7 @@ class Bench:
                         self.chip.complete(queue.index, queue.next_avail, queue.next_used, queue.interrupt)
             self.board.put([event for event in inputs if not isinstance(event, DeviceIn)])
             entered += inputs
-            self.image.board = self.board.save()
+            self.commit()
             self.half.committed()
         return entered
 
@@ -356,7 +361,7 @@ def test_a_driver_that_breaks_the_rules_has_to_reset_the_device(bench: Bench) ->
 def test_a_queue_that_is_broken_is_said_once_however_often_it_is_asked(bench: Bench) -> None:
     bench.leg.arrive(frame(b"x"))
     struct.pack_into("<H", bench.receive.ram, DRIVER + 2, SIZE + 1)  # more available than there are
-    bench.image.board = bench.board.save()
+    bench.commit()
     bench.half.committed()
     bench.poller.wait(0)
     assert bench.half.settle() == ([DeviceBroken("nic0")], False)
@@ -375,7 +380,7 @@ def test_what_was_sent_before_a_driver_broke_the_rules_does_not_come_back_after_
 
 def test_frames_leave_once_although_another_device_takes_all_the_room_of_a_sync_point(bench: Bench) -> None:
     bench.send(frame(b"once", NIC).data)
-    bench.image.board = bench.board.save()
+    bench.commit()
     bench.half.committed()  # and what came of it could not enter yet
     bench.sync()
     assert bench.leg.sent == [frame(b"once", NIC)]
@@ -385,7 +390,7 @@ def test_frames_leave_once_although_another_device_takes_all_the_room_of_a_sync_
 def test_a_machine_that_leaves_its_past_serves_what_a_repeatable_nic_has_in_its_queue(looped: Bench) -> None:
     looped.offer(1)
     looped.send(frame(b"left", NIC).data)
-    looped.image.board = looped.board.save()
+    looped.commit()
     devices = Devices(EventLog(lambda: 0), [looped.half])
     devices.forget()
     devices.kick_all()

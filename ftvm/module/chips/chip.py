@@ -16,7 +16,7 @@ Clock = Callable[[], int]
 class IrqLine(Protocol):
     """One wire to an interrupt controller. Setting a level it already has is harmless."""
 
-    def __call__(self, level: bool) -> None: ...
+    def __call__(self, level: bool, /) -> None: ...
 
 
 class Chip(Protocol):

@@ -51,11 +51,15 @@ PIRQS = 4
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A region that a function answers at: ``size`` bytes, a power of two; memory regions at least a page."""
+    """A region that a function answers at: ``size`` bytes, a power of two; memory regions at least a page.
+
+    An access at offsets in ``signals``, whole pages, changes the state of no chip.
+    """
 
     index: int
     size: int
     io: bool
+    signals: range = range(0)
 
 
 class PciFunctionState(msgspec.Struct):

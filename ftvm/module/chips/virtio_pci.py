@@ -34,16 +34,16 @@ NEEDS_RESET = 0x40
 FAILED = 0x80
 _DRIVER_SETS = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED
 
-# Memory BARs
-REGISTERS = Bar(0, 0x4000, io=False)
-MSIX = Bar(1, 0x1000, io=False)
-
 # Offsets in REGISTERS, a page each
 COMMON = 0x0000
 ISR = 0x1000
 DEVICE = 0x2000
 NOTIFY = 0x3000
 _PART = 0x1000
+
+# Memory BARs
+REGISTERS = Bar(0, 0x4000, io=False, signals=range(NOTIFY, NOTIFY + _PART))
+MSIX = Bar(1, 0x1000, io=False)
 NOTIFY_MULTIPLIER = 4
 
 # Offsets in MSIX
@@ -254,13 +254,18 @@ class VirtioPci(PciFunction):
 
     # ---- for the board ----
 
+    @property
+    def sends_messages(self) -> bool:
+        """Its interrupts are messages (MSI-X), not a level on a pin."""
+        return bool(self.state.config[self.msix_capability + 3] & MSIX_ENABLE >> 8)
+
     def complete(self, queue: int, next_avail: int, next_used: int, interrupt: bool) -> None:
         """The device has got so far in both rings of a queue; ``interrupt``: and the driver wants to know."""
         progress = self.state.queues[queue]
         progress.next_avail, progress.next_used = next_avail, next_used
         if not interrupt:
             return
-        if self._msix_control() & MSIX_ENABLE:
+        if self.sends_messages:
             self._fire(progress.msix_vector)
         else:
             self._set_isr(self.state.isr | ISR_QUEUE)
@@ -277,7 +282,7 @@ class VirtioPci(PciFunction):
 
     @property
     def intx(self) -> bool:
-        return super().intx and not self._msix_control() & MSIX_ENABLE
+        return super().intx and not self.sends_messages
 
     def read(self, offset: int, size: int) -> int:
         if offset & ~3 == self._window + 16:
@@ -440,27 +445,25 @@ class VirtioPci(PciFunction):
 
     def _notify_config(self) -> None:
         self._set_isr(self.state.isr | ISR_CONFIG)
-        if self._msix_control() & MSIX_ENABLE:
+        if self.sends_messages:
             self._fire(self.state.config_vector)
-
-    def _msix_control(self) -> int:
-        return self.get(self.msix_capability + 2, 2)
 
     def _fire(self, vector: int) -> None:
         """Send the message of a vector, or keep it until it is unmasked."""
         if vector >= self._vectors:
             return
-        low, high, data, control = self.state.msix_table[4 * vector : 4 * vector + 4]
-        if control & VECTOR_MASKED or self._msix_control() & MSIX_FUNCTION_MASK:
-            self.state.msix_pending |= 1 << vector
-        elif high == 0 and low >> 20 == _MESSAGE_BASE and self.get(COMMAND, 2) & COMMAND_BUS_MASTER:
+        state = self.state
+        low, high, data, control = state.msix_table[4 * vector : 4 * vector + 4]
+        if control & VECTOR_MASKED or state.config[self.msix_capability + 3] & MSIX_FUNCTION_MASK >> 8:
+            state.msix_pending |= 1 << vector
+        elif high == 0 and low >> 20 == _MESSAGE_BASE and state.config[COMMAND] & COMMAND_BUS_MASTER:
             # SDM vol. 3A, 11.11: destination in bits 19:12, logical mode in bit 2; data as in the local APIC's LVT.
             self._wires.message(low >> 12 & 0xFF, bool(low & 4), data >> 8 & 7, data & 0xFF, bool(data & 0x8000))
 
     def _fire_pending(self) -> None:
         """Something may have been unmasked."""
         pending = self.state.msix_pending
-        if pending and self._msix_control() & MSIX_ENABLE:
+        if pending and self.sends_messages:
             self.state.msix_pending = 0
             for vector in range(self._vectors):
                 if pending >> vector & 1:
