@@ -476,10 +476,7 @@ uint64_t ft_snapshots_bytes(const ft_snapshots *snapshots);
 
 /* ---- Split virtqueues in verified memory (virtqueue.c) ------------------------------------ */
 
-typedef struct {
-    uint64_t offset; /* in RAM, as is all of it */
-    uint64_t bytes;
-} ft_span;
+enum { FT_QUEUE_MAX = 1 << 15 }; /* entries */
 
 /* A chain that goes back, as it stands in the used ring. */
 typedef struct {
@@ -531,7 +528,7 @@ int ft_queue_waiting(ft_queue *q);
  * The next chain, of which there must be one: at most q->size spans, first those that the device may read, then those that
  * it may write. -1: it is broken.
  */
-int ft_queue_take(ft_queue *q, ft_span *spans);
+int ft_queue_take(ft_queue *q, ft_extent *spans);
 /* Give `count` chains back, at most q->size. `notify`: the driver is to say when it makes more available (2.7.7, 2.7.10). */
 void ft_queue_complete(ft_queue *q, const ft_used *used, uint32_t count, int notify);
 
@@ -585,6 +582,77 @@ int ft_legs_write(const ft_legs *legs, uint64_t offset, const ft_piece *pieces, 
 /* Of leg number `leg` of those: 0 (done), FT_LEG_RUNNING, FT_LEG_SHORT or what errno was; and how much it has written. */
 int ft_leg_write_outcome(ft_leg_write *write, uint32_t leg, uint64_t *done_bytes);
 void ft_leg_write_close(ft_leg_write *write); /* legs that have not ended go on with it */
+
+/* ---- Sync points (turns.c) ---------------------------------------------------------------- */
+
+/* Judges what modules report, and passes sync points by itself at which there is nothing to do but to read a disk. */
+typedef struct ft_turns ft_turns;
+
+/* A disk whose driver may be served: all that there must be of it in the verified state, and in what leaves the guest. */
+typedef struct {
+    const void *name; /* packed */
+    uint32_t name_bytes;
+    const void *kick; /* the outputs of an epoch in which its driver notified its queue */
+    uint32_t kick_bytes;
+    const void
+        *state[3]; /* of its chip, packed: before, between and behind next_avail and next_used of the queue */
+    uint32_t state_bytes[3];
+    ft_queue queue; /* as the chip is told by the newest input; goes on with it */
+    uint64_t size_bytes;
+    int fd; /* of what is to be read */
+} ft_turn_disk;
+
+typedef struct {
+    ft_link *const *links;
+    ft_memory *memories; /* their dirty logs are looked up here */
+    uint32_t count;      /* of modules, at most 8 */
+    ft_voter *voter;
+    uint32_t spin_us; /* see ft_link_await_reports() */
+    uint32_t sleep_us;
+    uint32_t kind; /* of the command, and its target */
+    uint64_t target;
+
+    /* Whether to pass sync points. */
+    ft_turn_disk *disk; /* NULL: none */
+    uint32_t stop;      /* passed are those to which they come with this ft_report.stop, before the target */
+    uint64_t position;  /* of the last one that was */
+    uint64_t blocks;    /* of each epoch */
+    uint64_t until_ns;  /* on the monotonic clock */
+    uint32_t
+        scrub_in; /* so many sync points away, and at one of `scrub_every` then, the pages behind `scrub_first` are */
+    uint32_t scrub_every;
+    uint32_t scrub_first;
+    uint32_t scrub_pages; /* so many */
+    uint32_t ram_pages;
+
+    /* What came of it. Times are on the monotonic clock. */
+    uint32_t passed;           /* sync points */
+    uint32_t refused;          /* bit m: module m could not be told */
+    uint64_t first_ns;         /* the first command was posted */
+    uint64_t began_ns;         /* the newest one was */
+    uint64_t ended_ns;         /* and all had reported */
+    uint64_t longest_pause_ns; /* between those that were passed and what followed */
+    uint64_t longest_epoch_ns;
+} ft_turn_plan;
+
+enum {
+    FT_TURN_SILENT = 0, /* not all have reported; it is ft_turns_judge() that looks at them when they have */
+    FT_TURN_APART = 1,  /* they differ, or one of them cannot be believed */
+    FT_TURN_AGREED =
+        2 /* they agree, in what they reported and wrote; what they wrote may be in the image already */
+};
+
+ft_turns *ft_turns_open(void); /* NULL: out of memory */
+void ft_turns_close(ft_turns *turns);
+/* Pass no sync point when one of these can be read, which is looked for every millisecond. -1: too many. */
+int ft_turns_watch(ft_turns *turns, const int *fds, uint32_t count);
+/* Tell all modules, wait, and judge: FT_TURN_*, of the newest sync point, which is not passed. */
+int ft_turns_run(ft_turns *turns, ft_turn_plan *plan, const void *payload, uint32_t payload_bytes);
+int ft_turns_judge(ft_turns *turns, ft_turn_plan *plan);
+/* What all agreed on there; or, `verified`, at the last one that was passed. Valid until the next call. */
+const ft_report *ft_turns_report(const ft_turns *turns, int verified, const void **payload);
+/* What entered there, encoded. */
+const void *ft_turns_inputs(ft_turns *turns, const ft_turn_disk *disk, uint32_t *bytes);
 
 /* cdef end */
 

@@ -224,6 +224,12 @@ int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_u
         }
         missing = last_missing(links, count);
     }
+    if (missing == count) {
+        for (uint32_t i = 0; i < count;
+             i++) { /* or it would be told of the next report, too, which it may see */
+            atomic_store_explicit(&links[i]->box->monitor_sleeps, 0, memory_order_relaxed);
+        }
+    }
     return missing == count;
 }
 

@@ -12,10 +12,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NEXT = 1, WRITE = 2, INDIRECT = 4 };          /* flags of a descriptor */
-enum { NO_INTERRUPT = 1 };                           /* flag of the available ring */
-enum { NO_NOTIFY = 1 };                              /* flag of the used ring */
-enum { RING_HEAD_BYTES = 4, MAX_ENTRIES = 1 << 15 }; /* flags, index */
+enum { NEXT = 1, WRITE = 2, INDIRECT = 4 }; /* flags of a descriptor */
+enum { NO_INTERRUPT = 1 };                  /* flag of the available ring */
+enum { NO_NOTIFY = 1 };                     /* flag of the used ring */
+enum { RING_HEAD_BYTES = 4 };               /* flags, index */
 
 typedef struct {
     uint64_t address;
@@ -74,7 +74,7 @@ int ft_queue_open(ft_queue *q, const void *ram, uint64_t ram_bytes, uint32_t ind
                   uint64_t descriptors, uint64_t driver_area, uint64_t device_area)
 {
     *q = (ft_queue){.ram = ram, .ram_bytes = ram_bytes, .index = index, .size = size};
-    if (size == 0 || size > MAX_ENTRIES || size & (size - 1)) {
+    if (size == 0 || size > FT_QUEUE_MAX || size & (size - 1)) {
         return broken(q, "queue %u with %u entries is not one", index, size);
     }
     if (find_ring(q, descriptors, 16ull * size, 16, "descriptor table", &q->descriptors) != 0 ||
@@ -99,7 +99,7 @@ int ft_queue_waiting(ft_queue *q)
 }
 
 /* Add the descriptors from `at` in a table of `count` to the chain, which is never longer than the queue. */
-static int follow(ft_queue *q, uint64_t table, uint32_t count, uint32_t at, int indirect, ft_span *spans)
+static int follow(ft_queue *q, uint64_t table, uint32_t count, uint32_t at, int indirect, ft_extent *spans)
 {
     for (;;) {
         descriptor d;
@@ -139,7 +139,7 @@ static int follow(ft_queue *q, uint64_t table, uint32_t count, uint32_t at, int 
         } else {
             q->readable++;
         }
-        spans[length] = (ft_span){offset, d.length};
+        spans[length] = (ft_extent){offset, d.length};
         if (!(d.flags & NEXT)) {
             return 0;
         }
@@ -150,7 +150,7 @@ static int follow(ft_queue *q, uint64_t table, uint32_t count, uint32_t at, int 
     }
 }
 
-int ft_queue_take(ft_queue *q, ft_span *spans)
+int ft_queue_take(ft_queue *q, ft_extent *spans)
 {
     uint64_t at = q->driver + RING_HEAD_BYTES + 2ull * (q->next_avail & (q->size - 1));
 

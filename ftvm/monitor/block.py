@@ -31,6 +31,7 @@ from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.legs import Legs
 from ftvm.monitor.poller import Poller
+from ftvm.monitor.turns import TurnDisk
 from ftvm.monitor.virtqueue import (
     Chain,
     QueueBroken,
@@ -123,6 +124,7 @@ class Block(VirtioHalf):
         self._seen_at = -1  # the position at which the queue was known to be in use
         self._serving = False  # there may be more in the queue
         self._untold = False  # more was taken than the driver knows
+        self._all_read = False  # since the last kick the driver asked for nothing but what was read at once
         self._kicked_s = 0.0
         self._jobs: deque[_Job] = deque()  # in the order in which they were made available
         self._done = 0  # of the jobs
@@ -132,9 +134,23 @@ class Block(VirtioHalf):
     # ---- the loop's side ----
 
     def kick(self, queue: int) -> None:
-        self._serving = True
+        self._serving = self._all_read = True
         self._kicked_s = time.monotonic()
         self._serve()
+
+    def rests(self) -> bool:
+        return not self.busy() and not self.pending()
+
+    def turn_disk(self) -> TurnDisk | None:
+        if not self._all_read or self._queue is None or self._seen_at != self._image.position:
+            return None
+        descriptor = self.mirror.descriptor()
+        if descriptor is None:
+            return None
+        chip = self._chip(VirtioState)
+        return TurnDisk(
+            self.name, self._queue, self._packed_chip(), chip.queues[0], self._config.size_bytes, descriptor
+        )
 
     def patience_s(self) -> float:
         if self._all_done():
@@ -297,6 +313,7 @@ class Block(VirtioHalf):
 
     def _submit(self, job: _Job, kind: int, offset: int, source: list[Segment]) -> None:
         """Ask the mirror for what the driver asks for; or say why not in the job's status."""
+        self._all_read &= kind == RequestType.IN
         match kind:
             case RequestType.IN:
                 self._transfer(job, Operation.READ, offset, size_of(job.into))
@@ -322,6 +339,7 @@ class Block(VirtioHalf):
         if operation is Operation.READ and (data := self.mirror.read_now(offset, size)) is not None:
             job.data = data
             return
+        self._all_read = False
         ram = memoryview(self._image.ram)
         buffers = [ram[at : at + length] for at, length in source]
         done = partial(self._part_done, job)

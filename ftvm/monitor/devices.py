@@ -14,6 +14,7 @@ from ftvm.module.chips.virtio_pci import VirtioState
 from ftvm.module.events import DeviceBroken, DeviceIn, DriverFault, Input, Output, QueueKick
 from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
+from ftvm.monitor.turns import TurnDisk
 from ftvm.monitor.virtqueue import QueueBroken
 
 ROOM_BYTES = 768 << 10
@@ -45,6 +46,15 @@ class Half(Protocol):
 
     def hurry(self) -> bool:
         """Epochs should be short: somebody waits for what the guest does next."""
+        ...
+
+    def rests(self) -> bool:
+        """Until its descriptor can be read, or its deadline comes, it has nothing to do at sync points at which nobody
+        kicks it."""
+        ...
+
+    def turn_disk(self) -> TurnDisk | None:
+        """For native code, which may serve what its driver asks for from here on, if there is somebody to do it."""
         ...
 
     def patience_s(self) -> float:
@@ -127,6 +137,13 @@ class Devices:
                 inputs += new
         return inputs
 
+    def turn_disk(self) -> TurnDisk | None:
+        """The one that native code may serve, while all others have nothing to do."""
+        if not all(half.rests() for half in self._halves.values()):
+            return None
+        disks = (half.turn_disk() for half in self._halves.values())
+        return next((disk for disk in disks if disk is not None), None)
+
     def deadline_s(self) -> float | None:
         deadlines = [half.deadline_s() for half in self._halves.values()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -194,8 +211,14 @@ class VirtioHalf:
     def hurry(self) -> bool:
         return False
 
+    def turn_disk(self) -> TurnDisk | None:
+        return None
+
     def finish(self) -> None:
         """Most halves do at once what there is to do."""
+
+    def _packed_chip(self) -> bytes:
+        return bytes(_states.decode(self._image.board)[self.name])
 
     def _chip(self, kind: type[State]) -> State:
         """The verified state of the chip. Raises QueueBroken for one that cannot be."""

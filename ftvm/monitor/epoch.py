@@ -14,6 +14,7 @@ from ftvm.monitor.deadline import Deadline
 from ftvm.monitor.delivery import Delivery
 from ftvm.monitor.image import VerifiedImage, WrittenMemory
 from ftvm.monitor.module_handle import ModuleHandle, ModuleLost
+from ftvm.monitor.turns import AGREED, APART, SILENT, Course, Passed, Turns
 
 SPIN_US = 300
 """How long the monitor looks for reports before it sleeps, where it has a core for itself: so long a guest takes that
@@ -40,10 +41,12 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct):
-    """What all modules made of one epoch: ``results`` in the order of the modules, and who was lost meanwhile."""
+    """What all modules made of one epoch: ``results`` in the order of the modules, and who was lost meanwhile.
+    ``agreed``: they have been compared, and are all alike."""
 
     results: list[Result] = msgspec.field(default_factory=list)
     losses: list[ModuleLost] = msgspec.field(default_factory=list)
+    agreed: bool = False
 
     @property
     def reports(self) -> list[Report]:
@@ -78,6 +81,7 @@ class EpochRunner:
         self._has_work = has_work
         self._cores = len(os.sched_getaffinity(0))
         self._links: tuple[list[ModuleHandle], Any] = [], ffi.NULL
+        self._turns = Turns(image)
         self._deadline = Deadline()
         self.began_s = self.ended_s = time.monotonic()
 
@@ -113,8 +117,52 @@ class EpochRunner:
             except LinkFault as fault:
                 attempt.losses.append(ModuleLost(module, "link", str(fault)))
         self.ended_s = self.began_s
-        self._await(modules, attempt, blocks)
+        self._await_soon(modules, attempt, blocks)
         self._collect(modules, attempt)
+        return attempt
+
+    def turn(
+        self,
+        modules: list[ModuleHandle],
+        epoch: Epoch,
+        course: Course | None,
+        on_passed: Callable[[Passed], None],
+    ) -> Attempt:
+        """As ``run``, and all are compared at once if none is lost. With a ``course`` sync points may be passed, of
+        which ``on_passed`` is told before anybody waits; the attempt is then that of the epoch behind them."""
+        attempt = Attempt()
+        turns = self._turns
+        delivery = Delivery(epoch.inputs)
+        delivery.place([module.ram for module in modules], self._image)
+        for module in modules:
+            module.told()
+        spin_us, sleep_us = (0, 0) if self._has_work() else (self._spin_us(modules), SHORT_US)
+        verdict = turns.run(modules, CommandKind.RUN, epoch.target, delivery.payload, (spin_us, sleep_us), course)
+        self.began_s = turns.began_s
+        passed = turns.passed()
+        if passed is not None:
+            self._deadline.observe(turns.longest_epoch_s)
+            on_passed(passed)
+        if verdict == SILENT:
+            attempt.losses += [
+                ModuleLost(module, "link", "it cannot be told anything")
+                for index, module in enumerate(modules)
+                if turns.refused(index)
+            ]
+            self.ended_s = self.began_s
+            self._await(modules, attempt, epoch.blocks)
+            verdict = APART if attempt.losses else turns.judge()
+        else:
+            self.ended_s = turns.ended_s
+        if verdict == AGREED:
+            report = turns.report()
+            memories = [module.has_reported(report, turns.written_pages(i)) for i, module in enumerate(modules)]
+            attempt.results = [Result(module, report, memory) for module, memory in zip(modules, memories, strict=True)]
+            attempt.agreed = True
+        else:
+            self._collect(modules, attempt)
+        if not attempt.losses:
+            self._deadline.observe(self.epoch_s)
         return attempt
 
     def drain(self, modules: Sequence[ModuleHandle]) -> list[ModuleLost]:
@@ -122,7 +170,7 @@ class EpochRunner:
         attempt = Attempt()
         self.began_s = time.monotonic()
         waiting = [module for module in modules if module.awaited]
-        self._await(waiting, attempt, blocks=0)
+        self._await_soon(waiting, attempt, blocks=0)
         self._collect(waiting, attempt)
         return attempt.losses
 
@@ -135,13 +183,17 @@ class EpochRunner:
                 except ModuleLost as loss:
                     attempt.losses.append(loss)
 
+    def _await_soon(self, modules: Sequence[ModuleHandle], attempt: Attempt, blocks: int) -> None:
+        """A moment for reports alone, in one call, then as ``_await``."""
+        if not attempt.losses and not self._has_work() and self._all_report_soon([*modules]):
+            self.ended_s = time.monotonic()
+        else:
+            self._await(modules, attempt, blocks)
+
     def _await(self, modules: Sequence[ModuleHandle], attempt: Attempt, blocks: int) -> None:
         waiting = [module for module in modules if module.index not in {loss.module.index for loss in attempt.losses}]
         asked = len(waiting)
         first_done_s: float | None = None
-        if not self._has_work() and self._all_report_soon(waiting):
-            self.ended_s = time.monotonic()
-            return
         while waiting:
             left = [module for module in waiting if not module.reported()]
             if len(left) < len(waiting):
@@ -162,8 +214,9 @@ class EpochRunner:
                 self._wait(limit_s - elapsed_s)
 
     def _all_report_soon(self, modules: list[ModuleHandle]) -> bool:
-        """Wait a moment for reports alone, in one call."""
         if modules != self._links[0]:
             self._links = modules, ffi.new("ft_link *[]", [module.link for module in modules])
-        spin_us = SPIN_US if self._cores > len(modules) else 0
-        return bool(lib.ft_link_await_reports(self._links[1], len(modules), spin_us, SHORT_US))
+        return bool(lib.ft_link_await_reports(self._links[1], len(modules), self._spin_us(modules), SHORT_US))
+
+    def _spin_us(self, modules: Sequence[ModuleHandle]) -> int:
+        return SPIN_US if self._cores > len(modules) else 0

@@ -36,6 +36,11 @@ class Stretch:
         self._text = Text(goal.text) if goal.text else None
         self._matched = 0
 
+    @property
+    def open(self) -> bool:
+        """Nothing that the guest does leads to the goal: there is none but an end, or a time."""
+        return msgspec.structs.replace(self.goal, until_s=None) == Goal()
+
     def look_for_text(self, output: ConsoleOut) -> None:
         """In what the guest has shown."""
         if self._text is not None and output.channel == "serial":

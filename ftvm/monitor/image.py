@@ -156,6 +156,15 @@ class VerifiedImage:
         self._arch_of_ns = self.arch
         self._virtual_ns = 0
 
+    @property
+    def voter(self) -> Any:
+        """The native ``ft_voter *``. Commits that it makes by itself are told with ``stand_at``."""
+        return self._voter
+
+    @property
+    def ram_pages(self) -> int:
+        return self.ram_bytes // PAGE_BYTES
+
     def write(self, gpa: int, data: bytes | memoryview) -> None:
         """Put part of the start image where it belongs. Raises ValueError outside RAM."""
         offset = ram_offset(gpa, self.ram_bytes)

@@ -112,6 +112,18 @@ class Intake:
         self._uncommitted = []
         self.struck = frozenset()
 
+    @property
+    def observed(self) -> bool:
+        """Somebody wants to know what enters, or there is something to enter."""
+        return bool(self.on_input or self._faults or self._entering or self._flush_due or self._console.waiting())
+
+    def passed(self, inputs: Sequence[Input], count: int) -> None:
+        """So many sync points were passed, and at each of them an input was taken: ``inputs`` at the last."""
+        self.logged += count
+        self.taken = self.logged - 1
+        self._uncommitted = [*inputs]
+        self.struck = frozenset()
+
     def unseen(self) -> tuple[bytes, list[str]]:
         """What belongs to the verified state and is not in it: encoded inputs, those included that are to come of what
         devices are doing, which is waited for; and devices that need another kick."""

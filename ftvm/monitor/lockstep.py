@@ -31,6 +31,7 @@ from ftvm.monitor.recovery import FailStop, Incident, Recovery
 from ftvm.monitor.script import LoggedInput, Moment, Script, ScriptMismatch
 from ftvm.monitor.service import Service
 from ftvm.monitor.strays import Strays
+from ftvm.monitor.turns import Course, Passed
 from ftvm.monitor.waiting import Waiting
 from ftvm.units import PAGE_BYTES
 
@@ -40,6 +41,9 @@ while a device has something on its way, with real time: the shorter, the sooner
 
 LOOK_S = 0.001
 """Between two looks at the terminal and all else that comes from outside, while epochs are short."""
+
+PASS_S = 0.01
+"""The longest for which sync points are passed without us: a signal, of all that may come, is not looked for there."""
 
 SCRUB_EVERY = 8
 """Of the sync points at which the guest only wants a device to be served, so many have one scrub."""
@@ -55,7 +59,8 @@ class Lockstep:
 
     ``begin``, then ``advance`` as often as wanted. A stretch ends when ``stop`` is set (wake the poller then) and at
     the monotonic time ``until_s``. With ``real_time`` an idle guest waits for the wall clock.
-    ``epoch_blocks``: see Pace. ``on_fault`` hears of faults that were due, once what they did cannot be undone.
+    ``epoch_blocks``: see Pace. ``passing``: native code may pass sync points by itself (turns.py), which nobody can
+    tell by what comes of them. ``on_fault`` hears of faults that were due, once what they did cannot be undone.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Lockstep:
         real_time: bool,
         interactive: bool,
         on_fault: Callable[[FaultStruck], None] = lambda struck: None,
+        passing: bool = True,
     ) -> None:
         self._service = service
         self._image = image
@@ -91,6 +97,7 @@ class Lockstep:
         )
         self._intake = Intake(console, requests, devices, idle, self._waiting, self._pauses, inputs)
         self._runner = EpochRunner(image, self._waiting.wait_for_modules, self._waiting.has_work)
+        self._passing = passing
         self._recovery = Recovery(image, self._runner, service, self._note, self._note_cold_tlbs)
         self._strays = Strays(service, image, self._runner)
         self._scrub_first = 0
@@ -256,7 +263,9 @@ class Lockstep:
 
     def _agree(self, epoch: Epoch) -> Result:
         """Run an epoch until there is a result that all in service agree on. Raises FailStop."""
-        attempt = self._runner.run(self._service.in_service, epoch)
+        course = self._course(epoch)
+        attempt = self._runner.turn(self._service.in_service, epoch, course, self._passed)
+        epoch = self._interrupted or epoch
         self._intake.struck = self._strays.note_struck(attempt.reports)
         self._pauses.end(self._runner.began_s)
         if self.sync_points:
@@ -264,17 +273,54 @@ class Lockstep:
         else:
             self._pauses.forget()
         self.dirty_pages = {result.module.index: result.memory.count for result in attempt.results}
-        if self._runner.ended_s > self._looked_s + LOOK_S:  # short epochs never sleep: look at the terminal here
-            self._looked_s = self._runner.ended_s
-            self._waiting.wait_for_modules(0)
         divergence = None
-        if attempt.results:
+        if attempt.results and not attempt.agreed:
             divergence = compare(self._image, attempt.reports, attempt.memories, attempt.modules)
         if attempt.results and divergence is None and not attempt.losses:
             result = attempt.results[0]
             self._pace.observe(result.report.position - self._image.position, self._runner.epoch_s)
             return result
         return self._recovery.settle(epoch, attempt, divergence)
+
+    def _course(self, epoch: Epoch) -> Course | None:
+        """How sync points from ``epoch`` on may be passed, if only the driver of a disk wants anything at them."""
+        if (
+            not (self._passing and epoch.blocks and self._stretch.open)
+            or self._report.stop != StopKind.OUTPUT
+            or self._script is not None
+            or self.at_sync
+            or self._intake.observed
+            or self._waiting.has_work()
+            or self._requests.due
+            or self._devices.hurry()
+        ):
+            return None
+        disk = self._devices.turn_disk()
+        if disk is None:
+            return None
+        times = time.monotonic() + PASS_S, self._waiting.due_s(), self._service.attention_in_s()
+        return Course(
+            disk,
+            min(s for s in times if s is not None),
+            self._waiting.watched,
+            epoch.blocks,
+            self.sync_points,
+            SCRUB_EVERY,
+            self._scrub_first,
+            SCRUB_PAGES,
+        )
+
+    def _passed(self, passed: Passed) -> None:
+        """Sync points that were passed without us."""
+        report = self._report = passed.report
+        self._image.stand_at(Snapshot(report.arch, report.board))
+        self._interrupted = Epoch(passed.target, passed.inputs, passed.target - report.position)
+        self._intake.passed(passed.inputs, passed.count)
+        self.sync_points += passed.count
+        self._scrub_first = passed.scrub_first
+        self._pauses.end(passed.first_s)
+        self._pauses.passed(passed.longest_pause_s)
+        self._pauses.forget()
 
     def _commit(self, result: Result) -> None:
         """Everything that all modules agree on becomes verified, and leaves. Raises Ended when it says so."""
@@ -314,6 +360,9 @@ class Lockstep:
 
     def _attend(self) -> None:
         """At a sync point: modules that return are taken in, and others sent for."""
+        if self._runner.ended_s > self._looked_s + LOOK_S:  # short epochs never sleep: look at the terminal here
+            self._looked_s = self._runner.ended_s
+            self._waiting.wait_for_modules(0)
         # A guest that kicks a device comes here thousands of times a second.
         if self._report.stop != StopKind.OUTPUT or self.sync_points % SCRUB_EVERY == 0:
             self._scrub_first = (self._scrub_first + SCRUB_PAGES) % (self._image.ram_bytes // PAGE_BYTES)

@@ -232,6 +232,16 @@ class ModuleHandle:
         """Whether the report to the newest command is there; if not, it ends the poller's wait when it comes."""
         return self._link.reported()
 
+    def told(self) -> None:
+        """Somebody has posted a command by himself."""
+        self.awaited = True
+
+    def has_reported(self, report: Report, written: int) -> WrittenMemory:
+        """Somebody has collected this report by himself, and the number of pages written: what to compare."""
+        self.awaited = False
+        self.report = report
+        return WrittenMemory(self._ram, self._link.written_pages, written)
+
     @property
     def link(self) -> Any:
         """A cffi pointer to the monitor's side of its mailbox."""
@@ -244,5 +254,4 @@ class ModuleHandle:
             report, written = self._link.collect()
         except LinkFault as fault:
             raise ModuleLost(self, "link", str(fault)) from fault
-        self.report = report
-        return report, WrittenMemory(self._ram, self._link.written_pages, written)
+        return report, self.has_reported(report, written)

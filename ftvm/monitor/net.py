@@ -127,6 +127,9 @@ class Net(VirtioHalf):
         except QueueBroken as broken:
             self._break(str(broken))
 
+    def rests(self) -> bool:
+        return (self._repeatable or self._watching) and not (self._muted or self.hurry() or self.pending())
+
     def patience_s(self) -> float:
         return 0.0
 

@@ -17,6 +17,10 @@ class Pauses:
         """The modules came to a sync point."""
         self._stopped_s = stopped_s
 
+    def passed(self, longest_s: float) -> None:
+        """Several pauses went by, none longer than this."""
+        self.longest_s = max(self.longest_s, longest_s)
+
     def forget(self) -> None:
         """What the guest waits for here is not us."""
         self._stopped_s = None

@@ -48,6 +48,15 @@ class Poller:
         if self._callbacks.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    @property
+    def watched(self) -> list[int]:
+        """All file descriptors."""
+        return [*self._callbacks]
+
+    def due_s(self) -> float | None:
+        """When, on the monotonic clock, something is to be called that is called every so often."""
+        return min((timer.due_s for timer in self._timers), default=None)
+
     def every(self, interval_s: float, callback: Callable[[], object]) -> Callable[[], None]:
         """Call ``callback`` about every ``interval_s``, never more often; the result ends that."""
         timer = _Timer(interval_s, time.monotonic() + interval_s, callback)

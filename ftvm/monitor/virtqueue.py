@@ -20,7 +20,7 @@ NEXT = 1
 WRITE = 2
 INDIRECT = 4
 
-_SPAN = struct.Struct("=QQ")  # ft_span
+_SPAN = struct.Struct("=QQ")  # ft_extent
 
 Segment = tuple[int, int]
 """(offset in RAM, bytes), all of it inside RAM."""
@@ -57,7 +57,7 @@ class Virtqueue:
         queue.next_avail, queue.next_used = state.next_avail, state.next_used
         queue.event_index = bool(features & EVENT_INDEX)
         queue.indirect = bool(features & INDIRECT_DESCRIPTORS)
-        self._spans = ffi.new("ft_span[]", size)
+        self._spans = ffi.new("ft_extent[]", size)
 
     def _broken(self) -> QueueBroken:
         return QueueBroken(ffi.string(self._queue.error).decode())

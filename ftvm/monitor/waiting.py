@@ -49,6 +49,16 @@ class Waiting:
         """Somebody wants an end."""
         return self._stop.is_set()
 
+    def due_s(self) -> float | None:
+        """When, on the monotonic clock, there is something to do even if nothing happens."""
+        times = self._deadline_s(), self._devices.deadline_s(), self._poller.due_s()
+        return min((s for s in times if s is not None), default=None)
+
+    @property
+    def watched(self) -> list[int]:
+        """What ends a sleep when it can be read: file descriptors."""
+        return self._poller.watched
+
     def has_work(self) -> bool:
         """There is something to do on modules that come and go."""
         return self._service.resync is not None or self._service.untidy

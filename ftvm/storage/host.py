@@ -44,7 +44,7 @@ class File(Protocol):
         ...
 
     def descriptor(self) -> int | None:
-        """Of a file on which pwrite(2) does what ``write`` does, until ``close``; else None."""
+        """Of a file on which pread(2) and pwrite(2) do what ``read`` and ``write`` do, until ``close``; else None."""
         ...
 
     def sync(self) -> None:

@@ -135,6 +135,12 @@ class Mirror:
             return None
         return self._volume.read_cached(offset, size)
 
+    def descriptor(self) -> int | None:
+        """What ``read_now`` reads from, as long as nothing is submitted, polled or inserted; None if that does more."""
+        if self._closing or self._in_progress or self._resync.wanted() or self._scrub.busy:
+            return None
+        return self._volume.descriptor()
+
     def submit(self, request: Request) -> None:
         """Begin a request. Any number may be in progress; those that overlap are served in the order of submission."""
         if self.submit_now(request):

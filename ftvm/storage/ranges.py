@@ -39,6 +39,11 @@ class Ranges:
         """Nobody else is there meanwhile. For ``async with``."""
         return Lock(self, offset, size, exclusive=True)
 
+    @property
+    def free(self) -> bool:
+        """Nobody is anywhere."""
+        return not self._held and not self._waiting
+
     def is_free(self, offset: int, size: int) -> bool:
         """``shared`` would be granted at once."""
         end = offset + size

@@ -58,6 +58,13 @@ class Volume:
         except LegFailed:  # `read` will find out, too
             return None
 
+    def descriptor(self) -> int | None:
+        """What ``read_cached`` reads from, if nobody is at work; None if that does more."""
+        readers = self._readers()
+        if self.integrity or not self.ranges.free or not readers or readers[0].leg is None:
+            return None
+        return readers[0].leg.descriptor()
+
     async def write(self, offset: int, data: Buffer) -> None:
         start, end = self._blocks(offset, len(data))
         async with self.ranges.exclusive(start, end - start):
