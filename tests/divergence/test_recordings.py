@@ -21,7 +21,7 @@ from tests.divergence.machines import build, golden
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordings, "MARK_S", 0.02)
+    monkeypatch.setattr(recordings, "MARK_S", 0.002)
     monkeypatch.setattr(recordings, "MARK_SHARE", 1.0)
 
 
