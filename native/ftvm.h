@@ -626,8 +626,10 @@ typedef struct {
     uint32_t ram_pages;
 
     /* What came of it. Times are on the monotonic clock. */
-    uint32_t passed;           /* sync points */
-    uint32_t refused;          /* bit m: module m could not be told */
+    uint32_t passed;  /* sync points */
+    uint32_t refused; /* bit m: module m could not be told */
+    uint32_t
+        in_image; /* of the newest sync point: what was written is in the image, so it must be committed */
     uint64_t first_ns;         /* the first command was posted */
     uint64_t began_ns;         /* the newest one was */
     uint64_t ended_ns;         /* and all had reported */
@@ -638,8 +640,7 @@ typedef struct {
 enum {
     FT_TURN_SILENT = 0, /* not all have reported; it is ft_turns_judge() that looks at them when they have */
     FT_TURN_APART = 1,  /* they differ, or one of them cannot be believed */
-    FT_TURN_AGREED =
-        2 /* they agree, in what they reported and wrote; what they wrote may be in the image already */
+    FT_TURN_AGREED = 2  /* they agree, in what they reported and wrote */
 };
 
 ft_turns *ft_turns_open(void); /* NULL: out of memory */

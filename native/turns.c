@@ -399,7 +399,8 @@ static int pass(ft_turns *t, ft_turn_plan *plan, uint64_t *looked_ns)
         head->position >= plan->target || !is_plain_kick(t, plan->disk) || is_wanted(t, plan, looked_ns)) {
         return 0;
     }
-    ft_voter_commit(plan->voter); /* whatever follows, the caller commits it, too: it changes nothing then */
+    ft_voter_commit(plan->voter);
+    plan->in_image = 1;
     if (scrub_finds(plan) || !serve(t, plan, plan->disk)) {
         return 0;
     }
@@ -408,6 +409,7 @@ static int pass(ft_turns *t, ft_turn_plan *plan, uint64_t *looked_ns)
     plan->position = head->position;
     plan->target = head->position + plan->blocks;
     plan->passed++;
+    plan->in_image = 0;
     return 1;
 }
 
@@ -426,7 +428,7 @@ int ft_turns_run(ft_turns *t, ft_turn_plan *plan, const void *payload, uint32_t 
 {
     uint64_t looked_ns;
 
-    plan->passed = plan->refused = 0;
+    plan->passed = plan->refused = plan->in_image = 0;
     plan->longest_pause_ns = plan->longest_epoch_ns = 0;
     looked_ns = plan->first_ns = plan->began_ns = now_ns();
     for (uint32_t m = 0; m < plan->count; m++) {

@@ -42,11 +42,12 @@ class Result(msgspec.Struct, frozen=True):
 
 class Attempt(msgspec.Struct):
     """What all modules made of one epoch: ``results`` in the order of the modules, and who was lost meanwhile.
-    ``agreed``: they have been compared, and are all alike."""
+    ``agreed``: they have been compared, and are all alike. ``in_image``: what they wrote is in the image already."""
 
     results: list[Result] = msgspec.field(default_factory=list)
     losses: list[ModuleLost] = msgspec.field(default_factory=list)
     agreed: bool = False
+    in_image: bool = False
 
     @property
     def reports(self) -> list[Report]:
@@ -158,7 +159,7 @@ class EpochRunner:
             report = turns.report()
             memories = [module.has_reported(report, turns.written_pages(i)) for i, module in enumerate(modules)]
             attempt.results = [Result(module, report, memory) for module, memory in zip(modules, memories, strict=True)]
-            attempt.agreed = True
+            attempt.agreed, attempt.in_image = True, turns.in_image
         else:
             self._collect(modules, attempt)
         if not attempt.losses:

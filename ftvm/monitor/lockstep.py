@@ -273,6 +273,10 @@ class Lockstep:
         else:
             self._pauses.forget()
         self.dirty_pages = {result.module.index: result.memory.count for result in attempt.results}
+        # Short epochs never sleep: look at the terminal here, where an epoch may still be given up.
+        if self._runner.ended_s > self._looked_s + LOOK_S and not attempt.in_image:
+            self._looked_s = self._runner.ended_s
+            self._waiting.wait_for_modules(0)
         divergence = None
         if attempt.results and not attempt.agreed:
             divergence = compare(self._image, attempt.reports, attempt.memories, attempt.modules)
@@ -360,9 +364,6 @@ class Lockstep:
 
     def _attend(self) -> None:
         """At a sync point: modules that return are taken in, and others sent for."""
-        if self._runner.ended_s > self._looked_s + LOOK_S:  # short epochs never sleep: look at the terminal here
-            self._looked_s = self._runner.ended_s
-            self._waiting.wait_for_modules(0)
         # A guest that kicks a device comes here thousands of times a second.
         if self._report.stop != StopKind.OUTPUT or self.sync_points % SCRUB_EVERY == 0:
             self._scrub_first = (self._scrub_first + SCRUB_PAGES) % (self._image.ram_bytes // PAGE_BYTES)

@@ -72,8 +72,8 @@ class Course(msgspec.Struct, frozen=True):
 
 class Passed(msgspec.Struct, frozen=True):
     """Sync points that were passed: ``report`` is what all agreed on at the last of them. At each an input entered;
-    ``inputs`` did at the last, if all have not agreed on what came of it yet. ``longest_pause_s``: between one of them and what followed. ``first_s`` is when the modules began to run to
-    the first."""
+    ``inputs`` did at the last, if what came of it is not known yet. ``first_s`` is when the modules began to run to the
+    first, ``longest_pause_s`` how long they stood still at one of them."""
 
     count: int
     report: Report
@@ -131,13 +131,12 @@ class Turns:
             plan.scrub_every = course.scrub_every
             plan.scrub_in = course.scrub_every - course.sync_points % course.scrub_every
             plan.scrub_first, plan.scrub_pages = course.scrub_first, course.scrub_pages
-        self._verdict: int = lib.ft_turns_run(self._native, plan, payload, len(payload))
+        self._verdict = int(lib.ft_turns_run(self._native, plan, payload, len(payload)))
         return self._verdict
 
     def judge(self) -> int:
         """The same, now that all have reported: APART or AGREED."""
-        verdict: int = lib.ft_turns_judge(self._native, self._plan)
-        return verdict
+        return int(lib.ft_turns_judge(self._native, self._plan))
 
     @property
     def began_s(self) -> float:
@@ -152,6 +151,11 @@ class Turns:
     @property
     def longest_epoch_s(self) -> float:
         return float(self._plan.longest_epoch_ns) / 1e9
+
+    @property
+    def in_image(self) -> bool:
+        """What was written in the newest epoch is verified already, and must be committed."""
+        return bool(self._plan.in_image)
 
     def refused(self, index: int) -> bool:
         """The module with this index could not be told."""

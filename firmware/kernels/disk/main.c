@@ -2,7 +2,7 @@
 /*
  * virtio-blk without an operating system: what it says of itself, every kind of request, completions by polling, by
  * INTx and by message, several requests at once, and what becomes of a driver that breaks the rules (VIRTIO 1.2, 2.7,
- * 4.1 and 5.2). The disk is empty and has 1 MiB; its serial number is disk0. `rounds=N`: so much more work.
+ * 4.1 and 5.2). The disk is empty and has 1 MiB; its serial number is disk0. `rounds=N`, `reads=N`: so much more work.
  */
 #include "apic.h"
 #include "boot_info.h"
@@ -233,6 +233,22 @@ static void test_rounds(unsigned rounds)
     check_wrong("rounds", wrong, rounds);
 }
 
+/* The same: one block after the other, and nothing else. */
+static void test_reads(unsigned reads)
+{
+    unsigned wrong = 0;
+
+    fill(data, sizeof data, 9);
+    put_pages(OUT, data);
+    for (unsigned i = 0; i < reads; i++) {
+        unsigned at = i * 7 % AT_ONCE;
+
+        other[0] = (uint8_t)~data[4096 * at];
+        wrong += ask(IN, 256 + 8 * at, other, 4096) != OK || memcmp(data + 4096 * at, other, 4096) != 0;
+    }
+    check_wrong("reads", wrong, reads);
+}
+
 static void test_indirect(void)
 {
     static _Alignas(16) struct virtq_descriptor table[3];
@@ -386,6 +402,8 @@ int main(void)
         test_several();
         if (boot_option("rounds", 0))
             test_rounds((unsigned)boot_option("rounds", 0));
+        if (boot_option("reads", 0))
+            test_reads((unsigned)boot_option("reads", 0));
         test_indirect();
         test_interrupts();
         test_broken_drivers();
