@@ -292,6 +292,99 @@ void ft_cpu_raise_nmi(ft_cpu *cpu)
     ft_engine_poll_next_block(cpu);
 }
 
+/* ---- The local APIC ------------------------------------------------------------------------------------------- */
+
+void ft_cpu_attach_lapic(ft_cpu *cpu, ft_lapic *lapic)
+{
+    cpu->lapic = lapic;
+}
+
+static void take_effect(ft_cpu *cpu, uint32_t effects)
+{
+    if (effects & FT_LAPIC_INTR) {
+        ft_cpu_set_interrupt_line(cpu, cpu->lapic->output != 0);
+    }
+    if (effects & FT_LAPIC_NMI) {
+        ft_cpu_raise_nmi(cpu);
+    }
+    if (effects & FT_LAPIC_REARM) {
+        uint64_t event_ns = ft_lapic_next_event_ns(cpu->lapic), now = ft_cpu_now_ns(cpu);
+        uint64_t left_ns = event_ns > now ? event_ns - now : 0;
+        uint64_t blocks = left_ns / cpu->ns_per_block + (left_ns % cpu->ns_per_block != 0);
+        /* The first block entry that is not before it. The limit allows for all other events already. */
+        if (blocks <= FT_NO_POSITION - ft_engine_position(cpu)) {
+            ft_cpu_limit(cpu, ft_engine_position(cpu) + blocks);
+        }
+    }
+}
+
+bool ft_cpu_read_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t *value)
+{
+    uint32_t effects;
+
+    if (!cpu->lapic || bytes > 4 || !ft_lapic_answers(cpu->lapic, gpa)) {
+        return false;
+    }
+    *value = ft_lapic_read(cpu->lapic, gpa % FT_PAGE_BYTES, bytes, ft_cpu_now_ns(cpu), &effects);
+    take_effect(cpu, effects);
+    return true;
+}
+
+bool ft_cpu_write_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t value)
+{
+    /* The I/O APICs, which hear of the end of a level-triggered interrupt, are not here. */
+    if (!cpu->lapic || bytes > 4 || !ft_lapic_answers(cpu->lapic, gpa) ||
+        (gpa % FT_PAGE_BYTES == FT_LAPIC_EOI_REGISTER && ft_lapic_ends_level(cpu->lapic))) {
+        return false;
+    }
+    take_effect(cpu,
+                ft_lapic_write(cpu->lapic, gpa % FT_PAGE_BYTES, bytes, (uint32_t)value, ft_cpu_now_ns(cpu)));
+    return true;
+}
+
+bool ft_cpu_read_tsc_deadline(ft_cpu *cpu, uint64_t *value)
+{
+    uint32_t effects;
+
+    if (!cpu->lapic) {
+        return false;
+    }
+    *value = ft_lapic_read_deadline(cpu->lapic, ft_cpu_now_ns(cpu), &effects);
+    take_effect(cpu, effects);
+    return true;
+}
+
+bool ft_cpu_write_tsc_deadline(ft_cpu *cpu, uint64_t value)
+{
+    if (!cpu->lapic) {
+        return false;
+    }
+    take_effect(cpu, ft_lapic_write_deadline(cpu->lapic, value, ft_cpu_now_ns(cpu), ft_cpu_tsc(cpu)));
+    return true;
+}
+
+bool ft_cpu_write_task_priority(ft_cpu *cpu, uint64_t cr8)
+{
+    if (!cpu->lapic) {
+        return false;
+    }
+    take_effect(cpu, ft_lapic_write_cr8(cpu->lapic, cr8));
+    return true;
+}
+
+int ft_cpu_acknowledge(ft_cpu *cpu)
+{
+    uint32_t effects;
+    int vector;
+
+    if (!cpu->lapic) {
+        return -1;
+    }
+    vector = ft_lapic_acknowledge(cpu->lapic, &effects);
+    take_effect(cpu, effects);
+    return vector;
+}
+
 void ft_cpu_skip_to_ns(ft_cpu *cpu, uint64_t ns)
 {
     uint64_t now = ft_cpu_now_ns(cpu);

@@ -108,6 +108,7 @@ struct ft_cpu {
     void *device;
     uint8_t *ram;
     uint64_t ram_bytes;
+    ft_lapic *lapic; /* NULL: what concerns it goes to the callbacks */
 
     /* Virtual time is position * ns_per_block + skipped_ns. */
     uint64_t skipped_ns;
@@ -221,6 +222,15 @@ void ft_engine_rearm_dirty_log(ft_cpu *cpu);
 void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages);
 void ft_engine_flush_tlb(ft_cpu *cpu);
 bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask);
+
+/* ---- cpu.c: of the local APIC, as far as the CPU can do it alone; false, or -1, when it cannot ------------------ */
+
+bool ft_cpu_read_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t *value);
+bool ft_cpu_write_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t value);
+bool ft_cpu_read_tsc_deadline(ft_cpu *cpu, uint64_t *value);
+bool ft_cpu_write_tsc_deadline(ft_cpu *cpu, uint64_t value);
+bool ft_cpu_write_task_priority(ft_cpu *cpu, uint64_t cr8);
+int ft_cpu_acknowledge(ft_cpu *cpu);
 
 /* ---- debug.c --------------------------------------------------------------------------- */
 

@@ -494,7 +494,8 @@ static int pending_vector(ft_cpu *cpu)
         return FT_VECTOR_NMI;
     }
     if (cpu->interrupt_line && ft_engine_interrupts_enabled(cpu)) {
-        return ft_on_interrupt_ack(cpu->device);
+        int vector = ft_cpu_acknowledge(cpu);
+        return vector >= 0 ? vector : ft_on_interrupt_ack(cpu->device);
     }
     return -1;
 }
@@ -1513,7 +1514,8 @@ uint64_t __wrap_helper_rdrand_x86_64(void *env)
 uint64_t __wrap_helper_read_crN_x86_64(void *env, int index)
 {
     if (index == 8) {
-        return ft_on_cr8_read(owner_of_env(env)->device);
+        const ft_lapic *lapic = owner_of_env(env)->lapic;
+        return lapic ? lapic->tpr >> 4 : ft_on_cr8_read(owner_of_env(env)->device);
     }
     return __real_helper_read_crN_x86_64(env, index);
 }
@@ -1565,7 +1567,9 @@ void __wrap_helper_write_crN_x86_64(void *env, int index, uint64_t value)
         cpu_x86_update_cr4_x86_64(env, (uint32_t)value);
         break;
     case 8:
-        ft_on_cr8_write(cpu->device, (uint32_t)value);
+        if (!ft_cpu_write_task_priority(cpu, value)) {
+            ft_on_cr8_write(cpu->device, (uint32_t)value);
+        }
         break;
     default:
         (&FIELD(env, ENV_CR, uint64_t))[index] = value;
@@ -1744,7 +1748,12 @@ void __wrap_helper_outl_x86_64(void *env, uint32_t port, uint32_t value)
 /* `base` is the region's first address: Unicorn reports offsets into a region. */
 static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *base)
 {
+    uint64_t value;
+
     ft_debug_touched(owner_of_uc(uc), FT_HIT_MMIO, (uintptr_t)base + offset, size, FT_ACCESS_READ);
+    if (ft_cpu_read_lapic(owner_of_uc(uc), (uintptr_t)base + offset, size, &value)) {
+        return value;
+    }
     return ft_on_mmio_read(owner_of_uc(uc)->device, (uintptr_t)base + offset, size);
 }
 
@@ -1753,6 +1762,9 @@ static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t v
     ft_debug_touched(owner_of_uc(uc), FT_HIT_MMIO, (uintptr_t)base + offset, size, FT_ACCESS_WRITE);
     if (owner_of_uc(uc)->trace) {
         ft_trace_told(owner_of_uc(uc), (uintptr_t)base + offset, size, value);
+    }
+    if (ft_cpu_write_lapic(owner_of_uc(uc), (uintptr_t)base + offset, size, value)) {
+        return;
     }
     ft_on_mmio_write(owner_of_uc(uc)->device, (uintptr_t)base + offset, size, value);
 }

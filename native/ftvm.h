@@ -12,6 +12,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define FT_NEVER UINT64_MAX /* a time that does not come */
+#define FT_LAPIC_ADDRESS 0xfee00000u
+#define FT_LAPIC_EOI_REGISTER 0xb0u /* its offset */
+
 /* cdef begin */
 
 /* ---- CPU (cpu.c) ------------------------------------------------------------------------ */
@@ -273,6 +277,73 @@ uint32_t ft_on_cr8_read(void *device);
 void ft_on_cr8_write(void *device, uint32_t value);
 /* The CPU takes the interrupt that INTR announced; the vector, or negative if it went away. */
 int ft_on_interrupt_ack(void *device);
+
+/* ---- Local APIC (lapic.c) ----------------------------------------------------------------- */
+
+/*
+ * The state; what the names mean is said in ftvm/module/chips/lapic.py. Numbers have 64 bits and flags are numbers, since a
+ * fault may change any bit of them.
+ */
+typedef struct {
+    uint64_t base, id, tpr, ldr, dfr, svr;
+    uint64_t isr[8], tmr[8], irr[8];
+    uint64_t esr, errors, icr;
+    uint64_t lvt[6];
+    uint64_t divide, initial_count, tsc_deadline;
+    uint64_t expires_ns; /* FT_NEVER: the timer is not armed */
+    uint64_t lint0, extint, output;
+} ft_lapic;
+
+/* What something means for others: bits of the `effects` that functions return or put there. */
+enum {
+    FT_LAPIC_INTR = 1,     /* `output` has changed */
+    FT_LAPIC_NMI = 2,      /* the CPU gets an NMI */
+    FT_LAPIC_REARM = 4,    /* ft_lapic_next_event_ns() may be earlier now */
+    FT_LAPIC_MOVED = 8,    /* the registers are elsewhere now */
+    FT_LAPIC_EOI = 16,     /* I/O APICs hear that the vector in bits 15:8 is done */
+    FT_LAPIC_ACCEPTED = 32 /* the message was for us */
+};
+enum { FT_LAPIC_VECTOR = 8 };
+
+void ft_lapic_reset(ft_lapic *lapic);
+/* Registers at `offset` from the base; up to 4 `bytes`. */
+uint32_t ft_lapic_read(ft_lapic *lapic, uint32_t offset, uint32_t bytes, uint64_t now_ns, uint32_t *effects);
+uint32_t ft_lapic_write(ft_lapic *lapic, uint32_t offset, uint32_t bytes, uint32_t value, uint64_t now_ns);
+/* Whether they answer at a guest physical address. */
+int ft_lapic_answers(const ft_lapic *lapic, uint64_t gpa);
+/* A write of IA32_APIC_BASE: -1 = #GP. */
+int ft_lapic_write_base(ft_lapic *lapic, uint64_t value, uint32_t *effects);
+uint64_t ft_lapic_read_deadline(ft_lapic *lapic, uint64_t now_ns, uint32_t *effects);
+uint32_t ft_lapic_write_deadline(ft_lapic *lapic, uint64_t value, uint64_t now_ns, uint64_t tsc);
+uint32_t ft_lapic_write_cr8(ft_lapic *lapic, uint64_t value);
+/* Interrupt messages, and the pin LINT0: INTR of the 8259s. */
+uint32_t ft_lapic_message(ft_lapic *lapic, uint32_t destination, int logical, uint32_t delivery,
+                          uint32_t vector, int level);
+uint32_t ft_lapic_set_lint0(ft_lapic *lapic, int level);
+/* LINT0 is set up to cause NMIs; what comes in there can reach the CPU. */
+int ft_lapic_nmi_possible(const ft_lapic *lapic);
+int ft_lapic_hears_lint0(const ft_lapic *lapic);
+/*
+ * The CPU takes an interrupt: its vector, or -1 when none of ours waits. Then one of the 8259s may: 1, and it is to be
+ * acknowledged there; what that does to INTR is seen by ft_lapic_update().
+ */
+int ft_lapic_acknowledge(ft_lapic *lapic, uint32_t *effects);
+int ft_lapic_take_external(ft_lapic *lapic);
+uint32_t ft_lapic_update(ft_lapic *lapic);
+/* An EOI now would have the effect FT_LAPIC_EOI. */
+int ft_lapic_ends_level(const ft_lapic *lapic);
+/* When ft_lapic_advance() must be called next, or FT_NEVER. */
+uint64_t ft_lapic_next_event_ns(const ft_lapic *lapic);
+uint32_t ft_lapic_advance(ft_lapic *lapic, uint64_t now_ns);
+/* The state as a msgpack map, of FT_LAPIC_BYTES at most; returns how many they are. */
+enum { FT_LAPIC_BYTES = 1024 };
+uint32_t ft_lapic_encode(const ft_lapic *lapic, uint8_t *bytes);
+
+/*
+ * Let the CPU do by itself what it can do with its local APIC alone; the rest goes to the callbacks above. NULL: all of
+ * it does. The state stays the caller's.
+ */
+void ft_cpu_attach_lapic(ft_cpu *cpu, ft_lapic *lapic);
 
 /* ---- Link between the monitor and one module (link.c) ---------------------------------- */
 

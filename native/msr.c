@@ -185,8 +185,12 @@ int ft_msr_read(ft_cpu *cpu, uint32_t index, uint64_t *value)
     case IA32_EFER:
         *value = ft_engine_efer(cpu);
         return 0;
-    case IA32_APIC_BASE:
     case IA32_TSC_DEADLINE:
+        if (ft_cpu_read_tsc_deadline(cpu, value)) {
+            return 0;
+        }
+        return ft_on_msr_read(cpu->device, index, value);
+    case IA32_APIC_BASE:
         return ft_on_msr_read(cpu->device, index, value);
     default:
         return -1;
@@ -225,6 +229,9 @@ int ft_msr_write(ft_cpu *cpu, uint32_t index, uint64_t value)
         cpu->msr.apic_base = value;
         return 0;
     case IA32_TSC_DEADLINE:
+        if (ft_cpu_write_tsc_deadline(cpu, value)) {
+            return 0;
+        }
         return ft_on_msr_write(cpu->device, index, value);
     default:
         return -1;

@@ -152,7 +152,7 @@ class Processor(Protocol):
     def request_stop(self) -> Callable[[], None]: ...
     @property
     def set_interrupt_line(self) -> Callable[[bool], None]: ...
-    def connect(self, devices: Devices) -> None: ...
+    def connect(self, devices: Devices, lapic: Any) -> None: ...
     def run(self, position: int) -> int: ...
     def step(self, count: int, position: int) -> tuple[int, int]: ...
     def begin_block(self) -> None: ...
@@ -274,7 +274,7 @@ class Board:
         self._slow_timers_at = -1
         self._slow_timers_ns: int | None = None
         self._set_up()
-        cpu.connect(self)
+        cpu.connect(self, self.native_lapic)
 
     # ---- building ----
 
@@ -479,6 +479,11 @@ class Board:
         return not self._slave.is_masked(irq & 7) and not self._master.is_masked(_CASCADE)
 
     # ---- what the CPU calls ----
+
+    @property
+    def native_lapic(self) -> Any:
+        """The part of the local APIC that a CPU can do alone."""
+        return self._lapic.native
 
     def msr_read(self, index: int) -> int | None:
         """IA32_APIC_BASE and IA32_TSC_DEADLINE; None for others: #GP."""
@@ -705,7 +710,7 @@ class Board:
         """
         changes = self._addresses.changes
         if self._saved_at == changes:
-            self._states.put([("lapic", self._lapic.state)])
+            self._states.put([("lapic", self._lapic.packed())])
             self._states.put([(name, self.devices[name].state) for name in self._served])
         else:
             self._states.put((name, part.state) for name, part in self._parts())
@@ -735,7 +740,7 @@ class Board:
         """The state of a chip was changed behind its back: what hangs on it follows."""
         self._addresses.changes += 1
         self._remap()
-        self._cpu.set_interrupt_line(self._lapic.state.output)
+        self._cpu.set_interrupt_line(self._lapic.output)
 
     def await_stop_text(self) -> None:
         """The text to stop on has not begun to come."""

@@ -27,7 +27,7 @@ class ChipField(msgspec.Struct, frozen=True):
     path: str
 
     def __post_init__(self) -> None:
-        owner, step = self._find()
+        _, owner, step = self._find()
         value = _get(owner, step)
         if isinstance(value, msgspec.Struct | list | tuple):
             names = value.__struct_fields__ if isinstance(value, msgspec.Struct) else (f"[0] to [{len(value) - 1}]",)
@@ -36,7 +36,8 @@ class ChipField(msgspec.Struct, frozen=True):
 
     def bits(self) -> int:
         """How wide it is now; 0 if it is not there."""
-        value = _get(*self._find())
+        _, owner, step = self._find()
+        value = _get(owner, step)
         if isinstance(value, bool):
             return 1
         if isinstance(value, int):
@@ -45,12 +46,13 @@ class ChipField(msgspec.Struct, frozen=True):
 
     def get(self) -> int:
         """Bytes are one number, little endian."""
-        value = _get(*self._find())
+        _, owner, step = self._find()
+        value = _get(owner, step)
         return int.from_bytes(value, "little") if isinstance(value, bytes | bytearray) else int(value or 0)
 
     def set(self, number: int) -> None:
         """Keeps the type; bits that do not fit are lost."""
-        owner, step = self._find()
+        state, owner, step = self._find()
         old = _get(owner, step)
         if old is None:
             return
@@ -64,15 +66,16 @@ class ChipField(msgspec.Struct, frozen=True):
             setattr(owner, step, new)
         else:
             owner[step] = new
+        self.chips[self.path.partition(".")[0].partition("[")[0]].state = state
 
-    def _find(self) -> tuple[Any, str | int]:
-        """What holds the field, and its name or index there."""
+    def _find(self) -> tuple[Any, Any, str | int]:
+        """The chip's state, what in it holds the field, and its name or index there."""
         match = _PATH.fullmatch(self.path)
         if match is None:
             raise UsageError(f"{self.path!r} is no field of a chip", "pit.counters[0].initial, for example")
         if match["chip"] not in self.chips:
             raise UsageError(f"there is no chip {match['chip']!r}", f"there are {', '.join(sorted(self.chips))}")
-        owner = self.chips[match["chip"]].state
+        state = owner = self.chips[match["chip"]].state
         steps = [name or int(index) for name, index in _STEP.findall(match["steps"])]
         for place, step in enumerate(steps):
             if isinstance(step, str):
@@ -84,7 +87,7 @@ class ChipField(msgspec.Struct, frozen=True):
                 raise UsageError(f"{self.path}: no list is there to have an element {step}")
             if place < len(steps) - 1:
                 owner = _get(owner, step)
-        return owner, steps[-1]
+        return state, owner, steps[-1]
 
 
 def _get(owner: Any, step: str | int) -> Any:

@@ -102,9 +102,11 @@ class Cpu:
         """Stop at the next block entry."""
         self.set_interrupt_line: Callable[[bool], None] = partial(lib.ft_cpu_set_interrupt_line, cpu)
 
-    def connect(self, devices: Devices) -> None:
-        """Must be called before the first ``run``."""
-        self._devices = devices
+    def connect(self, devices: Devices, lapic: Any = ffi.NULL) -> None:
+        """Must be called before the first ``run``. The CPU does by itself what it can do with ``lapic``, an
+        ``ft_lapic *``; what it cannot, and everything without one, it asks of ``devices``."""
+        self._devices, self._lapic = devices, lapic
+        lib.ft_cpu_attach_lapic(self._cpu, lapic)
 
     def close(self) -> None:
         if self._cpu != ffi.NULL:

@@ -211,9 +211,10 @@ class Injector:
         chips = [held for held in self._held if isinstance(held.where, ChipField)]
         tapped = self._board.agenda.watches_devices or bool(chips)
         if tapped or self._tapped:
-            self._cpu.connect(
-                _Tap(self._board, self._board.agenda, lambda: self._force(chips)) if tapped else self._board
-            )
+            if tapped:
+                self._cpu.connect(_Tap(self._board, self._board.agenda, lambda: self._force(chips)))
+            else:
+                self._cpu.connect(self._board, self._board.native_lapic)
         self._tapped = tapped
 
     def _force(self, chips: list[_Held]) -> None:

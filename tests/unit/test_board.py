@@ -54,7 +54,7 @@ class FakeCpu:
 
     # -- the board's side --
 
-    def connect(self, devices: Devices) -> None:
+    def connect(self, devices: Devices, lapic: object) -> None:
         self.devices = devices
 
     def position(self) -> int:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from ftvm.module.chips.lapic import (
     TPR,
     VERSION,
     Lapic,
+    LapicState,
 )
 
 MASKED = 0x10000
@@ -470,6 +472,52 @@ def test_parts_of_a_register_can_be_read_but_not_written(bench: Bench) -> None:
     bench.chip.write(TPR, 1, 0x50)
     bench.chip.write(TPR + 1, 4, 0x50)
     assert bench[TPR] == 0
+
+
+NUMBERS = st.one_of(
+    st.integers(0, 300), st.sampled_from([1 << 16, (1 << 32) - 1, 1 << 32]), st.integers(0, (1 << 64) - 1)
+)
+STATES = st.builds(
+    LapicState,
+    **dict.fromkeys(("base", "id", "tpr", "ldr", "dfr", "svr", "esr", "errors", "icr", "divide"), NUMBERS),
+    **{name: st.lists(NUMBERS, min_size=8, max_size=8) for name in ("isr", "tmr", "irr")},
+    lvt=st.lists(NUMBERS, min_size=6, max_size=6),
+    initial_count=NUMBERS,
+    tsc_deadline=NUMBERS,
+    expires_ns=st.none() | st.integers(0, (1 << 64) - 2),
+    **{name: st.booleans() for name in ("lint0", "extint", "output")},
+)
+
+
+@given(state=STATES)
+def test_a_state_is_saved_as_every_chip_s_is_and_comes_back(state: LapicState) -> None:
+    bench = Bench()
+    bench.chip.state = state
+    assert msgspec.msgpack.encode(bench.chip.packed()) == msgspec.msgpack.encode(state)
+    assert bench.chip.state == state
+
+
+def test_a_state_is_a_copy_that_is_changed_by_assigning(bench: Bench) -> None:
+    state = bench.chip.state
+    state.tpr = 0x30
+    assert bench[TPR] == 0
+    bench.chip.state = state
+    assert bench[TPR] == 0x30
+
+
+@pytest.mark.parametrize("wrong", [{"tpr": -1}, {"tpr": 1 << 64}, {"isr": [0] * 7 + [-1]}])
+def test_a_saved_state_with_impossible_numbers_is_refused(wrong: dict[str, Any]) -> None:
+    saved = msgspec.msgpack.decode(msgspec.msgpack.encode(LapicState()))
+    with pytest.raises((msgspec.ValidationError, OverflowError)):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(saved | wrong), type=LapicState)
+
+
+def test_a_deadline_at_the_end_of_time_never_comes(bench: Bench) -> None:
+    bench[LVT_TIMER] = DEADLINE | 0x40
+    bench.now_ns, bench.tsc_offset = 1000, -500
+    assert bench.chip.write_msr(MSR_DEADLINE, (1 << 64) - 1)
+    assert bench.chip.next_event_ns() is None
+    assert bench.chip.read_msr(MSR_DEADLINE) == (1 << 64) - 1
 
 
 def test_reserved_bits_stay_zero(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What has threads in the native core, under the compiler's sanitizers."""
+"""What has threads in the native core, or computes with what a fault may have made of it, under sanitizers."""
 
 import subprocess
 from pathlib import Path
@@ -8,8 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
-@pytest.mark.parametrize("part", ["voter", "legs"])
+@pytest.mark.parametrize(
+    ("part", "sanitizers"),
+    [
+        *((part, sanitizers) for part in ("voter", "legs") for sanitizers in ("thread", "address,undefined")),
+        ("lapic", "address,undefined"),
+    ],
+)
 def test_it_is_clean_under(part: str, sanitizers: str, tmp_path: Path) -> None:
     program = tmp_path / "stress"
     sources = [str(Path(__file__).with_name(f"{part}_stress.c")), str(ROOT / "native" / f"{part}.c")]
