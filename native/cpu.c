@@ -38,6 +38,7 @@ ft_cpu *ft_cpu_open(void *ram, uint64_t ram_bytes, uint32_t ns_per_block, void *
     ft_arch arch;
 
     if (!cpu || !(cpu->page_dirty = calloc(pages, 1)) ||
+        !(cpu->huge_page_wear = calloc((ram_bytes >> FT_HUGE_PAGE_SHIFT) + 1, 1)) ||
         !(cpu->own_pages = calloc(pages, sizeof(*cpu->own_pages)))) {
         snprintf(error, error_bytes, "out of memory");
         ft_cpu_close(cpu);
@@ -67,6 +68,7 @@ void ft_cpu_close(ft_cpu *cpu)
         ft_debug_clear(cpu);
         ft_engine_close(cpu);
         free(cpu->page_dirty);
+        free(cpu->huge_page_wear);
         free(cpu->own_pages);
         free(cpu->forces);
         free(cpu->awaited);

@@ -13,6 +13,7 @@
 
 #define FT_PAGE_SHIFT 12
 #define FT_PAGE_BYTES (1u << FT_PAGE_SHIFT)
+#define FT_HUGE_PAGE_SHIFT 21
 
 /* Physical addresses have this many bits: CPUID says so, and every hole below is open bus. */
 #define FT_PHYSICAL_BITS 40
@@ -128,6 +129,7 @@ struct ft_cpu {
     uint32_t *dirty_pages;
     uint32_t *dirty_count;
     uint8_t *page_dirty;
+    uint8_t *huge_page_wear; /* see ram.c */
     /* Used until the caller gives a list of his own. */
     uint32_t *own_pages;
     uint32_t own_count;
@@ -144,12 +146,18 @@ struct ft_cpu {
     char error[160];
 };
 
+/* ---- ram.c ---------------------------------------------------------------------------- */
+
+/* A page is written, the first time in its epoch. */
+void ft_ram_written(ft_cpu *cpu, uint64_t page);
+
 /* Record a write to the page; cheap when it is logged already. */
 static inline void ft_cpu_log_page(ft_cpu *cpu, uint64_t page)
 {
     if (!cpu->page_dirty[page]) {
         cpu->page_dirty[page] = 1;
         cpu->dirty_pages[(*cpu->dirty_count)++] = (uint32_t)page;
+        ft_ram_written(cpu, page);
     }
 }
 

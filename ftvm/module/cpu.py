@@ -72,6 +72,14 @@ class Trace:
         return bytes(ffi.buffer(self._effects, count * ffi.sizeof("ft_effect")))
 
 
+def map_ram(memory_file: int, size_bytes: int) -> Any:
+    """A view of the shared memory, for the life of the process, where the host can give it huge pages. Raises OSError."""
+    ram = lib.ft_ram_map(memory_file, size_bytes)
+    if ram == ffi.NULL:
+        raise OSError(ffi.errno, f"no address space for {size_bytes} bytes of RAM")
+    return ffi.buffer(ram, size_bytes)
+
+
 class Cpu:
     """A CPU in its reset state, over ``ram`` (a writable buffer of whole pages, which must outlive it).
 

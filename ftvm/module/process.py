@@ -17,7 +17,7 @@ from ftvm._native import lib
 from ftvm.errors import FtvmError
 from ftvm.module import events, jail
 from ftvm.module.board import Board, Stop, StopKind
-from ftvm.module.cpu import Cpu
+from ftvm.module.cpu import Cpu, map_ram
 from ftvm.module.injector import Injector
 from ftvm.module.link import (
     LENGTH_BYTES,
@@ -52,7 +52,7 @@ class Module:
         self._ram = mmap.mmap(inherited.ram, setup.ram_bytes)
         mailbox = mmap.mmap(inherited.mailbox, mailbox_bytes(setup.ram_bytes))
         self._link = ModuleEnd(mailbox, setup.ram_bytes, inherited.command_doorbell, inherited.report_doorbell)
-        self._cpu = Cpu(self._ram)
+        self._cpu = Cpu(map_ram(inherited.ram, setup.ram_bytes))
         self._cpu.set_dirty_log(self._link.written_pages, self._link.written_count)
         self._board = Board(setup.board, self._cpu)
         self._injector = Injector(setup.index, self._board, self._cpu, self._ram)
