@@ -155,8 +155,11 @@ enum {
     TCG_CPU_ENV = 0x98f0,
     TCG_UC = 0x9970,
     TCG_TYPE_I64 = 1,
-    TCG_COND_GE = 3,
+    TCG_COND_LT = 2,
+    LABEL_PRESENT = 1,
+    LABEL_REFERENCE = 1 << 16, /* one more */
     OP_SET_LABEL = 1,
+    OP_BR = 3,
     OP_LD_I64 = 73,
     OP_ST_I64 = 77,
 
@@ -336,7 +339,8 @@ typedef struct ft_engine {
     uint64_t filled_page;        /* guest physical address of what the TLB is told now */
     uint64_t soft_interrupt_eip; /* of the INT n that is being delivered */
 
-    const char *translating; /* the block that is being translated */
+    const char *translating;         /* the block that is being translated */
+    uint32_t *stop_label, *go_label; /* of its entry: where our hook is called, and where it comes back to */
 
     stepped_block block;
     bool entering;   /* leave the next block between its count and its first instruction */
@@ -571,6 +575,12 @@ static void trace_entry(ft_cpu *cpu, const char *block)
              });
 }
 
+/* A place in generated code that stands for the block's first instruction: the call to our hook lies behind its last. */
+static uintptr_t at_entry(const char *block)
+{
+    return FIELD(block, TB_ENTRY, const uintptr_t) + 4;
+}
+
 /*
  * Called at the start of a block when the countdown has run below zero; counts the block or leaves before it. Our
  * caller says which block it is, where Unicorn's says that there is no delay slot.
@@ -594,40 +604,40 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
         if (position >= cpu->limit && !engine->entering && !engine->in_piece) {
             arm(engine, position, position);
             FIELD(engine->cpu, CPU_CFLAGS_NEXT_TB, uint32_t) = 1;
-            leave(cpu, FT_STOP_POSITION, HOST_PC());
+            leave(cpu, FT_STOP_POSITION, at_entry(block));
         }
     } else {
         arm(engine, position, position);
         if (engine->in_piece) { /* it went straight to the next block */
-            leave(cpu, FT_STOP_POSITION, HOST_PC());
+            leave(cpu, FT_STOP_POSITION, at_entry(block));
         }
         if (cpu->force_count) {
-            apply_forces(cpu, HOST_PC());
+            apply_forces(cpu, at_entry(block));
         }
         if (engine->data_breakpoints_hit) {
             FIELD(engine->env, ENV_DR + 6 * 8, uint64_t) |= engine->data_breakpoints_hit;
             engine->data_breakpoints_hit = 0;
-            deliver(cpu, FT_VECTOR_DB, false, HOST_PC());
+            deliver(cpu, FT_VECTOR_DB, false, at_entry(block));
         }
         if (!engine->entering && ft_debug_happened(cpu)) {
-            leave(cpu, FT_STOP_DEBUG, HOST_PC());
+            leave(cpu, FT_STOP_DEBUG, at_entry(block));
         }
         if (position >= cpu->limit && !engine->entering) {
-            leave(cpu, FT_STOP_POSITION, HOST_PC());
+            leave(cpu, FT_STOP_POSITION, at_entry(block));
         }
         if (cpu->stop_requested) {
-            leave(cpu, FT_STOP_REQUEST, HOST_PC());
+            leave(cpu, FT_STOP_REQUEST, at_entry(block));
         }
         if ((vector = pending_vector(cpu)) >= 0) {
-            deliver(cpu, vector, true, HOST_PC());
+            deliver(cpu, vector, true, at_entry(block));
         }
         if (cpu->debug.breakpoint_count && !engine->entering &&
             ft_debug_breaks(cpu, position, FIELD(block, TB_PC, const uint64_t),
                             FIELD(block, TB_SIZE, const uint16_t))) {
-            leave(cpu, FT_STOP_DEBUG, HOST_PC());
+            leave(cpu, FT_STOP_DEBUG, at_entry(block));
         }
         if (cpu->awaited_count && !engine->entering && awaited(cpu, block)) {
-            leave(cpu, FT_STOP_AWAITED, HOST_PC());
+            leave(cpu, FT_STOP_AWAITED, at_entry(block));
         }
         if (cpu->trace && cpu->trace->by_block) {
             trace_entry(cpu, block);
@@ -636,39 +646,55 @@ void __wrap_helper_check_exit_request_x86_64(void *uc, const char *block)
     arm_from(cpu, position + 1);
     if (engine->entering) {
         note_block(engine, block);
-        leave(cpu, FT_STOP_POSITION, HOST_PC());
+        leave(cpu, FT_STOP_POSITION, at_entry(block));
     }
 }
 
-void __wrap_gen_intermediate_code_x86_64(void *cs, void *block, int max_instructions)
-{
-    owner_of_cpu(cs)->engine->translating = block;
-    __real_gen_intermediate_code_x86_64(cs, block, max_instructions);
-}
-
 /* The call to the above, with constants of its own: the caller's do not live across a branch. */
-static void emit_block_entry(void *tcg, void *function, const char *block)
+static void emit_block_entry(void *tcg, const char *block)
 {
     char *context = tcg;
     char *uc = context + (uintptr_t)tcg_const_i64_x86_64(tcg, FIELD(tcg, TCG_UC, int64_t));
     char *entered = context + (uintptr_t)tcg_const_i64_x86_64(tcg, (intptr_t)block);
     void *own[2] = {uc, entered};
 
-    __real_tcg_gen_callN_x86_64(tcg, function, NULL, 2, own);
+    __real_tcg_gen_callN_x86_64(tcg, (void *)__wrap_helper_check_exit_request_x86_64, NULL, 2, own);
     tcg_temp_free_internal_x86_64(tcg, entered);
     tcg_temp_free_internal_x86_64(tcg, uc);
 }
 
-/* Emits the countdown around the call that Unicorn emits at the start of each block. */
+static void emit_label(void *tcg, uint32_t *label)
+{
+    *label |= LABEL_PRESENT;
+    tcg_gen_op1_x86_64(tcg, OP_SET_LABEL, (uintptr_t)label);
+}
+
+/* The call stands behind the block, out of the way: it is seldom made, and the host's caches are small for a kernel. */
+void __wrap_gen_intermediate_code_x86_64(void *cs, void *block, int max_instructions)
+{
+    ft_engine *engine = owner_of_cpu(cs)->engine;
+
+    engine->translating = block;
+    engine->stop_label = NULL;
+    __real_gen_intermediate_code_x86_64(cs, block, max_instructions);
+    if (engine->stop_label) {
+        emit_label(engine->tcg, engine->stop_label);
+        emit_block_entry(engine->tcg, block);
+        *engine->go_label += LABEL_REFERENCE;
+        tcg_gen_op1_x86_64(engine->tcg, OP_BR, (uintptr_t)engine->go_label);
+    }
+}
+
+/* Emits the countdown instead of the call that Unicorn emits at the start of each block. */
 void __wrap_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, void **args)
 {
     if (function != (void *)__wrap_helper_check_exit_request_x86_64) {
         __real_tcg_gen_callN_x86_64(tcg, function, result, count, args);
         return;
     }
-    const char *block = owner_of_uc(FIELD(tcg, TCG_UC, void *))->engine->translating;
-    if (FIELD(block, TB_CFLAGS, const uint32_t) & TB_CFLAGS_PIECE) {
-        emit_block_entry(tcg, function, block);
+    ft_engine *engine = owner_of_uc(FIELD(tcg, TCG_UC, void *))->engine;
+    if (FIELD(engine->translating, TB_CFLAGS, const uint32_t) & TB_CFLAGS_PIECE) {
+        emit_block_entry(tcg, engine->translating);
         return;
     }
     /* A TCGv is the offset of its temporary from the context; operands of operations are pointers. */
@@ -676,16 +702,15 @@ void __wrap_tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int co
     uintptr_t env = (uintptr_t)(context + FIELD(tcg, TCG_CPU_ENV, uintptr_t));
     char *counter = tcg_temp_new_internal_x86_64(tcg, TCG_TYPE_I64, false);
     void *counter_v = (void *)(counter - context);
-    char *label = gen_new_label_x86_64(tcg);
 
+    engine->stop_label = gen_new_label_x86_64(tcg);
+    engine->go_label = gen_new_label_x86_64(tcg);
     tcg_gen_op3_x86_64(tcg, OP_LD_I64, (uintptr_t)counter, env, ENV_COUNTDOWN);
     tcg_gen_addi_i64_x86_64(tcg, counter_v, counter_v, -1);
     tcg_gen_op3_x86_64(tcg, OP_ST_I64, (uintptr_t)counter, env, ENV_COUNTDOWN);
-    tcg_gen_brcondi_i64_x86_64(tcg, TCG_COND_GE, counter_v, 0, label);
+    tcg_gen_brcondi_i64_x86_64(tcg, TCG_COND_LT, counter_v, 0, engine->stop_label);
     tcg_temp_free_internal_x86_64(tcg, counter);
-    emit_block_entry(tcg, function, block);
-    *(uint32_t *)label |= 1; /* "present" */
-    tcg_gen_op1_x86_64(tcg, OP_SET_LABEL, (uintptr_t)label);
+    emit_label(tcg, engine->go_label);
 }
 
 /*
