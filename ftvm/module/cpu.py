@@ -73,7 +73,7 @@ class Trace:
 
 
 def map_ram(memory_file: int, size_bytes: int) -> Any:
-    """A view of the shared memory, for the life of the process, where the host can give it huge pages. Raises OSError."""
+    """A view of shared memory, for the life of the process, where the host can have huge pages. Raises OSError."""
     ram = lib.ft_ram_map(memory_file, size_bytes)
     if ram == ffi.NULL:
         raise OSError(ffi.errno, f"no address space for {size_bytes} bytes of RAM")
