@@ -659,7 +659,8 @@ void ft_leg_write_close(ft_leg_write *write); /* legs that have not ended go on 
 
 /* ---- Sync points (turns.c) ---------------------------------------------------------------- */
 
-/* Judges what modules report, and passes sync points by itself at which there is nothing to do but to read a disk. */
+/* Judges what modules report, and passes sync points by itself at which there is nothing to do but to read a disk and to write
+ * to it. */
 typedef struct ft_turns ft_turns;
 
 /* A disk whose driver may be served: all that there must be of it in the verified state, and in what leaves the guest. */
@@ -673,7 +674,11 @@ typedef struct {
     uint32_t state_bytes[3];
     ft_queue queue; /* as the chip is told by the newest input; goes on with it */
     uint64_t size_bytes;
-    int fd; /* of what is to be read */
+    uint64_t room_bytes;     /* of data, of all that is asked for at one sync point */
+    int fd;                  /* of what is to be read */
+    const ft_legs *legs;     /* NULL: nothing may be written */
+    const ft_extent *marked; /* where it may: places on the disk, ascending */
+    uint32_t marked_count;
 } ft_turn_disk;
 
 typedef struct {
@@ -728,6 +733,8 @@ int ft_turns_judge(ft_turns *turns, ft_turn_plan *plan);
 const ft_report *ft_turns_report(const ft_turns *turns, int verified, const void **payload);
 /* What entered there, encoded. */
 const void *ft_turns_inputs(ft_turns *turns, const ft_turn_disk *disk, uint32_t *bytes);
+/* Places on the disk that may have been written to by the last ft_turns_run(). */
+const ft_extent *ft_turns_written(const ft_turns *turns, uint32_t *count);
 
 /* cdef end */
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Sync points: all modules are told the same, and are compared when they have reported. As long as they agree and nothing
- * happens but that the guest reads blocks of a disk that the host has in memory, one after the other without the caller.
+ * happens but that the guest reads and writes blocks of a disk that the host's memory has or takes, one after the other
+ * without the caller.
  */
 #define _GNU_SOURCE /* preadv2 */
 #include "ftvm.h"
@@ -18,19 +19,29 @@ enum {
     MAX_WATCHED = 256, /* descriptors */
     MAX_CHAINS = 64,   /* of one sync point; more than that are the caller's to serve, as is more data */
     MAX_SPANS = 1024,
-    DATA_BYTES = 512 << 10,
+    DATA_BYTES = 1 << 20,
     PACKED_BYTES = DATA_BYTES + (64 << 10),
+    MAX_WRITTEN = 512,  /* places, until the caller has to know of them */
+    PATIENCE_US = 1000, /* with the host's page cache; then the caller does what takes longer */
     WATCH_NS = 1000 * 1000,
     SECTOR_BYTES = 512
 };
 
 /* virtio-blk (VIRTIO 1.2, 5.2.6) */
-enum { REQUEST_IN = 0, STATUS_OK = 0 };
+enum { REQUEST_IN = 0, REQUEST_OUT = 1, STATUS_OK = 0 };
 typedef struct {
     uint32_t kind;
     uint32_t reserved;
     uint64_t sector;
 } request_header;
+
+typedef struct {
+    int writes;
+    uint64_t offset; /* of the disk */
+    uint64_t bytes;
+    uint32_t first, count; /* of what is written: in `pieces` */
+    uint64_t status_at;
+} request;
 
 /* What all modules reported, in memory that no module can reach. */
 typedef struct {
@@ -47,16 +58,22 @@ struct ft_turns {
     struct pollfd watched[MAX_WATCHED];
     uint32_t watched_count;
 
-    /* What was read for the requests of one sync point, and where it goes. */
+    /* The requests of one sync point: what was read for them, and where it goes; what they write. */
+    request requests[MAX_CHAINS];
+    ft_used used[MAX_CHAINS];
+    uint32_t request_count;
+    uint64_t data_bytes;
     unsigned char *data;
     ft_extent *spans; /* of one chain */
     ft_bulk bulks[MAX_CHAINS];
+    uint32_t bulk_count;
     ft_extent into[MAX_SPANS];
     uint32_t into_count;
-    uint64_t status_at[MAX_CHAINS];
-    ft_used used[MAX_CHAINS];
-    uint32_t request_count;
+    ft_piece pieces[MAX_SPANS];
+    uint32_t piece_count;
     void *rams[MAX_MODULES];
+    ft_extent written[MAX_WRITTEN]; /* since the caller knows */
+    uint32_t written_count;
     unsigned char *packed; /* the input that comes of it */
     uint32_t packed_bytes;
 };
@@ -222,45 +239,123 @@ static int is_plain_kick(const ft_turns *t, const ft_turn_disk *disk)
     return state && is_as_known(disk, state, bytes);
 }
 
-/* Read what the chain just taken asks for. 0: that is nothing for us. */
-static int begin(ft_turns *t, const ft_turn_disk *disk, const ft_queue *q, uint32_t *data_bytes)
+/* What has a mark on the medium of every leg: only there may be written before that is so. */
+static int is_marked(const ft_turn_disk *disk, uint64_t offset, uint64_t bytes)
+{
+    uint32_t first = 0, end = disk->marked_count;
+
+    while (first < end) {
+        uint32_t middle = first + (end - first) / 2;
+        ft_extent place = disk->marked[middle];
+
+        if (offset < place.offset) {
+            end = middle;
+        } else if (offset - place.offset >= place.bytes) {
+            first = middle + 1;
+        } else {
+            return bytes <= place.bytes - (offset - place.offset);
+        }
+    }
+    return 0;
+}
+
+static int note_read(ft_turns *t, const ft_queue *q)
+{
+    ft_bulk *bulk = &t->bulks[t->bulk_count];
+    ft_extent last = t->spans[q->readable + q->writable - 1];
+
+    if (q->readable != 1 || q->writable < 2 || q->writable > MAX_SPANS - t->into_count) {
+        return 0;
+    }
+    *bulk = (ft_bulk){.places = q->writable - (last.bytes == 1)};
+    for (uint32_t i = 0; i < bulk->places; i++) {
+        bulk->bytes += t->spans[1 + i].bytes;
+        t->into[t->into_count++] = t->spans[1 + i];
+    }
+    if (last.bytes > 1) { /* the last byte is the status */
+        bulk->bytes--;
+        t->into[t->into_count - 1].bytes--;
+    }
+    t->bulk_count++;
+    return 1;
+}
+
+static int note_write(ft_turns *t, const ft_queue *q, request *r)
+{
+    if (q->writable != 1 || t->spans[q->readable].bytes != 1 ||
+        q->readable - 1 > MAX_SPANS - t->piece_count) {
+        return 0;
+    }
+    r->first = t->piece_count;
+    for (uint32_t i = 1; i < q->readable; i++) {
+        r->bytes += t->spans[i].bytes;
+        t->pieces[t->piece_count++] =
+            (ft_piece){(const unsigned char *)q->ram + t->spans[i].offset, t->spans[i].bytes};
+    }
+    r->count = t->piece_count - r->first;
+    return 1;
+}
+
+/* The chain that was just taken. 0: what it asks for is nothing for us. */
+static int note(ft_turns *t, const ft_turn_disk *disk, const ft_queue *q)
 {
     request_header header;
-    const ft_extent *writable = t->spans + q->readable;
-    ft_bulk *bulk = &t->bulks[t->request_count];
-    ft_extent last;
-    struct iovec into;
-    uint64_t size = 0;
+    request *r = &t->requests[t->request_count];
+    ft_extent last = t->spans[q->readable + q->writable - 1];
 
-    if (q->readable != 1 || t->spans[0].bytes != sizeof header || q->writable < 2 ||
-        q->writable > MAX_SPANS - t->into_count) {
+    if (q->readable == 0 || t->spans[0].bytes != sizeof header || q->writable == 0) {
         return 0;
     }
     memcpy(&header, (const unsigned char *)q->ram + t->spans[0].offset, sizeof header);
-    for (uint32_t i = 0; i < q->writable; i++) {
-        size += writable[i].bytes;
-        t->into[t->into_count + i] = writable[i];
-    }
-    size--; /* the last byte is the status */
-    if (header.kind != REQUEST_IN || size == 0 || size % SECTOR_BYTES || size > DATA_BYTES - *data_bytes ||
-        size > disk->size_bytes || header.sector > (disk->size_bytes - size) / SECTOR_BYTES) {
+    *r = (request){.status_at = last.offset + last.bytes - 1, .writes = header.kind == REQUEST_OUT};
+    if (header.kind == REQUEST_IN && note_read(t, q)) {
+        r->bytes = t->bulks[t->bulk_count - 1].bytes;
+    } else if (header.kind != REQUEST_OUT || !disk->legs || !note_write(t, q, r)) {
         return 0;
     }
-    into = (struct iovec){t->data + *data_bytes, size};
-    if (preadv2(disk->fd, &into, 1, (off_t)(header.sector * SECTOR_BYTES), RWF_NOWAIT) != (ssize_t)size) {
+    if (t->data_bytes + r->bytes > DATA_BYTES || r->bytes == 0 || r->bytes % SECTOR_BYTES ||
+        r->bytes > disk->room_bytes - t->data_bytes || r->bytes > disk->size_bytes ||
+        header.sector > (disk->size_bytes - r->bytes) / SECTOR_BYTES) {
         return 0;
     }
-    last = writable[q->writable - 1];
-    bulk->data = into.iov_base;
-    bulk->bytes = size;
-    bulk->places = q->writable - (last.bytes == 1);
-    t->into_count += bulk->places;
-    if (last.bytes > 1) {
-        t->into[t->into_count - 1].bytes--;
+    r->offset = header.sector * SECTOR_BYTES;
+    if (r->writes && !is_marked(disk, r->offset, r->bytes)) {
+        return 0;
     }
-    t->status_at[t->request_count] = last.offset + last.bytes - 1;
-    t->used[t->request_count++] = (ft_used){q->head, (uint32_t)size + 1};
-    *data_bytes += (uint32_t)size;
+    t->data_bytes += r->bytes;
+    t->used[t->request_count++] = (ft_used){q->head, r->writes ? 1 : (uint32_t)r->bytes + 1};
+    return 1;
+}
+
+/* In their order. 0: one has failed, or takes longer: the caller does them all once more. */
+static int do_requests(ft_turns *t, const ft_turn_disk *disk)
+{
+    unsigned char *data = t->data;
+    ft_bulk *bulk = t->bulks;
+    ft_leg_write *late;
+
+    for (uint32_t i = 0; i < t->request_count; i++) {
+        const request *r = &t->requests[i];
+        struct iovec into = {data, r->bytes};
+        int done;
+
+        if (!r->writes) {
+            if (preadv2(disk->fd, &into, 1, (off_t)r->offset, RWF_NOWAIT) != (ssize_t)r->bytes) {
+                return 0;
+            }
+            (bulk++)->data = data;
+            data += r->bytes;
+            continue;
+        }
+        t->written[t->written_count++] = (ft_extent){r->offset, r->bytes};
+        done = ft_legs_write(disk->legs, r->offset, t->pieces + r->first, r->count, PATIENCE_US, &late);
+        if (done == 0) {
+            ft_leg_write_close(late);
+        }
+        if (done != 1) {
+            return 0;
+        }
+    }
     return 1;
 }
 
@@ -283,16 +378,16 @@ static void pack_bulks(ft_packer *packer, const ft_turns *t)
 {
     const ft_extent *next = t->into;
 
-    ft_pack_array(packer, t->request_count);
-    for (uint32_t r = 0; r < t->request_count; r++) {
+    ft_pack_array(packer, t->bulk_count);
+    for (uint32_t b = 0; b < t->bulk_count; b++) {
         ft_pack_array(packer, 2);
-        ft_pack_array(packer, t->bulks[r].places);
-        for (uint32_t i = 0; i < t->bulks[r].places; i++, next++) {
+        ft_pack_array(packer, t->bulks[b].places);
+        for (uint32_t i = 0; i < t->bulks[b].places; i++, next++) {
             ft_pack_array(packer, 2);
             ft_pack_uint(packer, next->offset);
             ft_pack_uint(packer, next->bytes);
         }
-        ft_pack_bytes(packer, t->bulks[r].data, (uint32_t)t->bulks[r].bytes);
+        ft_pack_bytes(packer, t->bulks[b].data, (uint32_t)t->bulks[b].bytes);
     }
 }
 
@@ -304,9 +399,10 @@ static int pack(ft_turns *t, const ft_turn_disk *disk, int placed)
 {
     const ft_queue *q = &disk->queue;
     ft_packer packer = {t->packed, t->packed + PACKED_BYTES, 0};
+    int lifted = placed && t->bulk_count;
 
-    ft_pack_array(&packer, placed ? 2 : 1);
-    if (placed) {
+    ft_pack_array(&packer, lifted ? 2 : 1);
+    if (lifted) {
         ft_pack_array(&packer, 2);
         pack_text(&packer, "placed");
         ft_pack_bytes(&packer, t->into, t->into_count * (uint32_t)sizeof t->into[0]);
@@ -316,7 +412,7 @@ static int pack(ft_turns *t, const ft_turn_disk *disk, int placed)
     ft_pack_raw(&packer, disk->name, disk->name_bytes);
     ft_pack_array(&packer, t->request_count + q->write_count);
     for (uint32_t r = 0; r < t->request_count; r++) {
-        pack_write(&packer, t->status_at[r], &status_ok, 1);
+        pack_write(&packer, t->requests[r].status_at, &status_ok, 1);
     }
     for (uint32_t i = 0; i < q->write_count; i++) {
         pack_write(&packer, q->writes[i].offset, q->writes[i].data, q->writes[i].bytes);
@@ -341,19 +437,22 @@ static int serve(ft_turns *t, const ft_turn_plan *plan, ft_turn_disk *disk)
 {
     ft_queue *q = &disk->queue;
     int waiting = ft_queue_waiting(q);
-    uint32_t data_bytes = 0;
 
-    if (waiting <= 0 || waiting > MAX_CHAINS) {
+    if (waiting <= 0 || waiting > MAX_CHAINS || waiting > (int)(MAX_WRITTEN - t->written_count)) {
         return 0;
     }
-    t->into_count = t->request_count = 0;
+    t->request_count = t->bulk_count = t->into_count = t->piece_count = 0;
+    t->data_bytes = 0;
     for (int i = 0; i < waiting; i++) {
-        if (ft_queue_take(q, t->spans) != 0 || !begin(t, disk, q, &data_bytes)) {
+        if (ft_queue_take(q, t->spans) != 0 || !note(t, disk, q)) {
             return 0;
         }
     }
+    if (!do_requests(t, disk)) {
+        return 0;
+    }
     ft_queue_complete(q, t->used, t->request_count, 1);
-    return pack(t, disk, 1) && ft_voter_place(plan->voter, t->rams, plan->count, t->bulks, t->request_count,
+    return pack(t, disk, 1) && ft_voter_place(plan->voter, t->rams, plan->count, t->bulks, t->bulk_count,
                                               t->into, t->into_count) == 0;
 }
 
@@ -430,6 +529,7 @@ int ft_turns_run(ft_turns *t, ft_turn_plan *plan, const void *payload, uint32_t 
 
     plan->passed = plan->refused = plan->in_image = 0;
     plan->longest_pause_ns = plan->longest_epoch_ns = 0;
+    t->written_count = 0;
     looked_ns = plan->first_ns = plan->began_ns = now_ns();
     for (uint32_t m = 0; m < plan->count; m++) {
         t->rams[m] = (void *)plan->memories[m].ram;
@@ -471,4 +571,10 @@ const void *ft_turns_inputs(ft_turns *t, const ft_turn_disk *disk, uint32_t *byt
 {
     *bytes = pack(t, disk, 0) ? t->packed_bytes : 0;
     return t->packed;
+}
+
+const ft_extent *ft_turns_written(const ft_turns *t, uint32_t *count)
+{
+    *count = t->written_count;
+    return t->written;
 }

@@ -124,7 +124,7 @@ class Block(VirtioHalf):
         self._seen_at = -1  # the position at which the queue was known to be in use
         self._serving = False  # there may be more in the queue
         self._untold = False  # more was taken than the driver knows
-        self._all_read = False  # since the last kick the driver asked for nothing but what was read at once
+        self._plain = False  # since the last kick the driver asked for nothing but what was read or written at once
         self._kicked_s = 0.0
         self._jobs: deque[_Job] = deque()  # in the order in which they were made available
         self._done = 0  # of the jobs
@@ -134,7 +134,7 @@ class Block(VirtioHalf):
     # ---- the loop's side ----
 
     def kick(self, queue: int) -> None:
-        self._serving = self._all_read = True
+        self._serving = self._plain = True
         self._kicked_s = time.monotonic()
         self._serve()
 
@@ -142,14 +142,17 @@ class Block(VirtioHalf):
         return not self.busy() and not self.pending()
 
     def turn_disk(self) -> TurnDisk | None:
-        if not self._all_read or self._queue is None or self._seen_at != self._image.position:
+        if not self._plain or self._queue is None or self._seen_at != self._image.position:
             return None
-        descriptor = self.mirror.descriptor()
-        if descriptor is None:
+        shortcut = self.mirror.shortcut()
+        if shortcut is None:
             return None
-        chip = self._chip(VirtioState)
+        if self._config.read_only or self._write_through:
+            shortcut = msgspec.structs.replace(shortcut, direct=None)
+        seen = self._chip(VirtioState).queues[0]
+        size_bytes = self._config.size_bytes
         return TurnDisk(
-            self.name, self._queue, self._packed_chip(), chip.queues[0], self._config.size_bytes, descriptor
+            self.name, self._queue, self._packed_chip(), seen, size_bytes, ROOM_BYTES, shortcut, self.mirror.wrote
         )
 
     def patience_s(self) -> float:
@@ -313,7 +316,7 @@ class Block(VirtioHalf):
 
     def _submit(self, job: _Job, kind: int, offset: int, source: list[Segment]) -> None:
         """Ask the mirror for what the driver asks for; or say why not in the job's status."""
-        self._all_read &= kind == RequestType.IN
+        self._plain &= kind in (RequestType.IN, RequestType.OUT)
         match kind:
             case RequestType.IN:
                 self._transfer(job, Operation.READ, offset, size_of(job.into))
@@ -339,7 +342,6 @@ class Block(VirtioHalf):
         if operation is Operation.READ and (data := self.mirror.read_now(offset, size)) is not None:
             job.data = data
             return
-        self._all_read = False
         ram = memoryview(self._image.ram)
         buffers = [ram[at : at + length] for at, length in source]
         done = partial(self._part_done, job)
@@ -370,6 +372,7 @@ class Block(VirtioHalf):
     def _ask(self, job: _Job, request: Request) -> None:
         if not self.mirror.submit_now(request):
             job.parts += 1
+            self._plain = False
 
     def _part_done(self, job: _Job, completion: Completion) -> None:
         """From within ``Mirror.poll``."""

@@ -42,8 +42,12 @@ while a device has something on its way, with real time: the shorter, the sooner
 LOOK_S = 0.001
 """Between two looks at the terminal and all else that comes from outside, while epochs are short."""
 
-PASS_S = 0.01
-"""The longest for which sync points are passed without us: a signal, of all that may come, is not looked for there."""
+PASS_S = 0.04
+"""The longest for which sync points are passed without us, as an epoch of a busy guest: a signal, of all that may come,
+is not looked for there."""
+
+MAX_SITTING_OUT = 63
+"""Sync points at which it is not tried to pass some without us, after none was: each time twice as many, up to here."""
 
 SCRUB_EVERY = 8
 """Of the sync points at which the guest only wants a device to be served, so many have one scrub."""
@@ -102,6 +106,7 @@ class Lockstep:
         self._strays = Strays(service, image, self._runner)
         self._scrub_first = 0
         self._looked_s = 0.0
+        self._fruitless = self._sitting_out = 0
         self._stretch = Stretch(Goal(), 0, 0)
         self._advancing = False
         self._looping = False
@@ -299,13 +304,18 @@ class Lockstep:
             or self._devices.hurry()
         ):
             return None
+        if self._sitting_out:
+            self._sitting_out -= 1
+            return None
         disk = self._devices.turn_disk()
         if disk is None:
             return None
-        times = time.monotonic() + PASS_S, self._waiting.due_s(), self._service.attention_in_s()
+        self._sitting_out = self._fruitless = min(2 * self._fruitless + 1, MAX_SITTING_OUT)  # unless it comes to more
+        now_s, due_s, attention_in_s = time.monotonic(), self._waiting.due_s(), self._service.attention_in_s()
+        until_s = now_s + (PASS_S if attention_in_s is None else min(PASS_S, attention_in_s))
         return Course(
             disk,
-            min(s for s in times if s is not None),
+            until_s if due_s is None else min(until_s, due_s),
             self._waiting.watched,
             epoch.blocks,
             self.sync_points,
@@ -316,7 +326,9 @@ class Lockstep:
 
     def _passed(self, passed: Passed) -> None:
         """Sync points that were passed without us."""
+        self._sitting_out = self._fruitless = 0
         report = self._report = passed.report
+        self.arrived = True
         self._image.stand_at(Snapshot(report.arch, report.board))
         self._interrupted = Epoch(passed.target, passed.inputs, passed.target - report.position)
         self._intake.passed(passed.inputs, passed.count)

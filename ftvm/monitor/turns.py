@@ -2,7 +2,7 @@
 guest wants nothing but blocks of a disk that the host has in memory."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from ftvm.module.link import CommandKind, Report
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.module_handle import ModuleHandle
 from ftvm.monitor.virtqueue import Virtqueue
+from ftvm.storage.direct import Shortcut
 
 SILENT: int = lib.FT_TURN_SILENT
 APART: int = lib.FT_TURN_APART
@@ -28,10 +29,20 @@ _NEXT_AVAIL, _NEXT_USED = _encode("next_avail"), _encode("next_used")
 
 class TurnDisk:
     """A disk whose driver native code may serve, in its one ``queue``. ``chip`` is the packed state of its chip, and
-    ``seen`` the queue in it. ``fd``: what can be read there without waiting is what the disk holds. ValueError: the
-    state is not what it should be."""
+    ``seen`` the queue in it. At one sync point, at most ``room_bytes`` of data come and go. ``on_written`` is told
+    where on the disk something was written, (offset, bytes). Raises ValueError for a state that it does not know."""
 
-    def __init__(self, name: str, queue: Virtqueue, chip: bytes, seen: QueueState, size_bytes: int, fd: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        queue: Virtqueue,
+        chip: bytes,
+        seen: QueueState,
+        size_bytes: int,
+        room_bytes: int,
+        shortcut: Shortcut,
+        on_written: Callable[[list[tuple[int, int]]], None],
+    ) -> None:
         avail, used = _NEXT_AVAIL + _encode(seen.next_avail), _NEXT_USED + _encode(seen.next_used)
         at = chip.index(avail + used) + len(_NEXT_AVAIL)
         self._held = [  # by the pointers that go into C
@@ -44,7 +55,8 @@ class TurnDisk:
                 chip[at + len(avail) - len(_NEXT_AVAIL) + len(used) :],
             )
         ]
-        self._queue = queue  # and the memory that it is in
+        self._queue, self._shortcut = queue, shortcut  # and what they point to
+        self.on_written = on_written
         self.native: Any = ffi.new("ft_turn_disk *")
         disk, (own_name, kick, *state) = self.native, self._held
         disk.name, disk.name_bytes = own_name, len(own_name)
@@ -52,7 +64,10 @@ class TurnDisk:
         for index, part in enumerate(state):
             disk.state[index], disk.state_bytes[index] = part, len(part)
         disk.queue = queue.native[0]
-        disk.size_bytes, disk.fd = size_bytes, fd
+        disk.size_bytes, disk.room_bytes, disk.fd = size_bytes, room_bytes, shortcut.fd
+        if shortcut.direct is not None:
+            disk.legs = shortcut.direct.native
+            disk.marked, disk.marked_count = shortcut.marked, len(shortcut.marked)
 
 
 class Course(msgspec.Struct, frozen=True):
@@ -132,6 +147,10 @@ class Turns:
             plan.scrub_in = course.scrub_every - course.sync_points % course.scrub_every
             plan.scrub_first, plan.scrub_pages = course.scrub_first, course.scrub_pages
         self._verdict = int(lib.ft_turns_run(self._native, plan, payload, len(payload)))
+        if course is not None:
+            written = lib.ft_turns_written(self._native, self._size)
+            if self._size[0]:
+                course.disk.on_written([(place.offset, place.bytes) for place in written[0 : self._size[0]]])
         return self._verdict
 
     def judge(self) -> int:

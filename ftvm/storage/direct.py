@@ -3,12 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from ftvm._native import ffi, lib
 from ftvm.storage.host import Buffer
 from ftvm.storage.leg import LegFailed, write_failure
 
 Route = tuple[Any, int]
 """Of a leg: its ft_leg_queue, and the descriptor of its image."""
+
+
+class Shortcut(msgspec.Struct, frozen=True):
+    """What native code may do with a disk by itself, as long as nobody else asks anything of it: read what the host has
+    in memory from the descriptor ``fd``, and write to the legs of ``direct``, unless that is None, in ``marked``: an
+    array of ``ft_extent``, bytes of the disk, ascending. Then ``Mirror.wrote`` is to be told."""
+
+    fd: int
+    direct: "Direct | None"
+    marked: Any
 
 
 class LateWrite:
@@ -38,7 +50,7 @@ class Direct:
 
     def __init__(self, routes: Sequence[Route], event_fd: int) -> None:
         self._queues = [queue for queue, _ in routes]
-        self._legs = ffi.new("ft_legs *", (self._queues, [fd for _, fd in routes], len(routes), event_fd))
+        self.native: Any = ffi.new("ft_legs *", (self._queues, [fd for _, fd in routes], len(routes), event_fd))
         self._piece = ffi.new("ft_piece *")
         self._late = ffi.new("ft_leg_write **")
 
@@ -47,7 +59,7 @@ class Direct:
         size = len(data)
         source = ffi.from_buffer(data)
         self._piece.data, self._piece.bytes = source, size
-        done = lib.ft_legs_write(self._legs, offset, self._piece, 1, patience_us, self._late)
+        done = lib.ft_legs_write(self.native, offset, self._piece, 1, patience_us, self._late)
         if done < 0:
             raise MemoryError
         return None if done else LateWrite(self._late[0], offset, size)

@@ -8,7 +8,7 @@ import contextlib
 import math
 import select
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ftvm import legs
 from ftvm.errors import FtvmError, HostError, UsageError
 from ftvm.legs import LegState
 from ftvm.storage.array import Place
+from ftvm.storage.direct import Shortcut
 from ftvm.storage.events import Event
 from ftvm.storage.faulty import Fault, FaultyFile
 from ftvm.storage.host import Buffer
@@ -135,11 +136,16 @@ class Mirror:
             return None
         return self._volume.read_cached(offset, size)
 
-    def descriptor(self) -> int | None:
-        """What ``read_now`` reads from, as long as nothing is submitted, polled or inserted; None if that does more."""
+    def shortcut(self) -> Shortcut | None:
+        """How native code may do what ``read_now`` and ``submit_now`` do; None if there is more to it now."""
         if self._closing or self._in_progress or self._resync.wanted() or self._scrub.busy:
             return None
-        return self._volume.descriptor()
+        return self._volume.shortcut()
+
+    def wrote(self, places: Iterable[tuple[int, int]]) -> None:
+        """It did, at these offsets so many bytes, as far as it came."""
+        for offset, size in places:
+            self._volume.wrote(offset, size)
 
     def submit(self, request: Request) -> None:
         """Begin a request. Any number may be in progress; those that overlap are served in the order of submission."""

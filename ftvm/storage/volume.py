@@ -7,14 +7,16 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from ftvm._native import ffi
 from ftvm.storage import integrity
 from ftvm.storage.array import Array, LegJob, Place
+from ftvm.storage.direct import Shortcut
 from ftvm.storage.events import Repaired
 from ftvm.storage.host import Buffer
 from ftvm.storage.integrity import BLOCK_BYTES
 from ftvm.storage.leg import Leg, LegFailed, Reason
 from ftvm.storage.ranges import Hold, Ranges
-from ftvm.storage.regions import RegionSet, Span, span_of
+from ftvm.storage.regions import REGION_BYTES, RegionSet, Span, span_of
 from ftvm.storage.request import DiskError
 from ftvm.storage.tasks import Rounds
 from ftvm.units import MIB
@@ -37,6 +39,8 @@ class Volume:
         self.size_bytes = array.superblock.size_bytes
         self.integrity = array.superblock.integrity
         self._intents = array.intents
+        self._places_of: RegionSet | None = None
+        self._places: Any = None
         self._marks = Rounds(array.tasks, self._mark_round, DiskError)
         self._flushes = Rounds(array.tasks, self._flush_round, DiskError)
 
@@ -58,12 +62,26 @@ class Volume:
         except LegFailed:  # `read` will find out, too
             return None
 
-    def descriptor(self) -> int | None:
-        """What ``read_cached`` reads from, if nobody is at work; None if that does more."""
+    def shortcut(self) -> Shortcut | None:
+        """For ``read_cached`` and ``write_now``, if nobody is at work; None if these do more."""
         readers = self._readers()
         if self.integrity or not self.ranges.free or not readers or readers[0].leg is None:
             return None
-        return readers[0].leg.descriptor()
+        fd = readers[0].leg.descriptor()
+        if fd is None:
+            return None
+        return Shortcut(fd, self.array.direct() if self.array.is_settled else None, self._marked_places())
+
+    def _marked_places(self) -> Any:
+        if self._places_of is not self._intents.marked:  # another set, whenever it is another one
+            self._places_of = self._intents.marked
+            spans = [(first * REGION_BYTES, (stop - first) * REGION_BYTES) for first, stop in self._places_of.spans()]
+            self._places = ffi.new("ft_extent[]", spans)
+        return self._places
+
+    def wrote(self, offset: int, size: int) -> None:
+        """Somebody took the shortcut."""
+        self._intents.end(self._intents.begin(span_of(offset, size)))
 
     async def write(self, offset: int, data: Buffer) -> None:
         start, end = self._blocks(offset, len(data))

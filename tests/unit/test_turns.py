@@ -21,6 +21,8 @@ from ftvm.module.link import CommandKind, ModuleEnd, MonitorEnd, mailbox_bytes
 from ftvm.monitor.image import VerifiedImage, WrittenMemory
 from ftvm.monitor.turns import AGREED, APART, SILENT, Course, TurnDisk, Turns
 from ftvm.monitor.virtqueue import Virtqueue
+from ftvm.storage.direct import Direct, Shortcut
+from ftvm.storage.worker import ThreadWorker
 from ftvm.units import MIB
 from tests.unit.queues import DRIVER, WRITE, Rings
 
@@ -126,6 +128,23 @@ def asks(*sectors: int, kind: int = 0) -> Any:
     return step
 
 
+def writes(*places: tuple[int, bytes]) -> Any:
+    """The driver writes there, (sector, content), in two pieces each."""
+
+    def step(module: Module, payload: bytes) -> None:
+        take_in(module, payload)
+        module.position += 1000
+        for number, (sector, content) in enumerate(places):
+            header, data, status = HEADER + 16 * number, DATA + 4096 * number, STATUS + number
+            struct.pack_into("<IIQ", module.ram, header, 1, 0, sector)
+            module.ram[data : data + len(content)] = content
+            pieces = [(data, 100, 0), (data + 100, len(content) - 100, 0)]
+            module.rings.offer(module.rings.chain((header, 16, 0), *pieces, (status, 1, WRITE)))
+        module.touched = sorted({*module.touched, 1, 3, HEADER >> 12, *range(DATA >> 12, STATUS >> 12)})
+
+    return step
+
+
 class Bench:
     """Modules at their first sync point, at which they have kicked a disk."""
 
@@ -134,10 +153,21 @@ class Bench:
         self.turns = Turns(self.image)
         self.modules = [Module() for _ in range(modules)]
         self.content = bytes(i * 7 & 0xFF for i in range(DISK_BYTES))
-        path = folder / "disk"
-        path.write_bytes(self.content)
-        self.fd = os.open(path, os.O_RDONLY)
+        self.fds = [self._leg(folder / name) for name in ("left", "right")]
+        self.workers = [ThreadWorker(lambda job: None) for _ in self.fds]
+        self.direct: Direct | None = None
+        self.marked = [(0, 16384), (32768, 16384)]
         self.news = os.eventfd(0, os.EFD_NONBLOCK)
+        self.written: list[tuple[int, int]] = []
+
+    def _leg(self, path: Path) -> int:
+        path.write_bytes(self.content)
+        return os.open(path, os.O_RDWR)
+
+    def write_to(self, *fds: int) -> None:
+        """So that writes go to these files."""
+        queues = [worker.queue for worker in self.workers]
+        self.direct = Direct([*zip(queues, fds, strict=True)], self.news)
 
     def tell(self, *steps: Any) -> None:
         for module in self.modules:
@@ -149,7 +179,8 @@ class Bench:
         chip = msgspec.msgpack.encode(first.chip)
         state = first.chip.queues[0]
         queue = Virtqueue(self.image.ram, 0, state, EVENT_INDEX)
-        disk = TurnDisk("disk0", queue, chip, state, DISK_BYTES, self.fd)
+        shortcut = Shortcut(self.fds[0], self.direct, ffi.new("ft_extent[]", self.marked))
+        disk = TurnDisk("disk0", queue, chip, state, DISK_BYTES, MIB, shortcut, self.written.extend)
         self.image.position = first.position
         until_s = time.monotonic() + 10 if until_s is None else until_s
         course = Course(disk, until_s, [self.news], 50_000, 0, 8, 0, 32)
@@ -165,8 +196,11 @@ class Bench:
         for module in self.modules:
             module.close()
         self.image.close()
-        os.close(self.fd)
-        os.close(self.news)
+        for worker in self.workers:
+            worker.abandon(lambda: None)
+            worker.join(None)
+        for fd in (*self.fds, self.news):
+            os.close(fd)
 
 
 @pytest.fixture
@@ -206,6 +240,50 @@ def test_what_a_driver_asks_for_enters_as_an_input_of_the_same_bytes(bench: Benc
         assert second[1].queues == [QueueProgress(0, 3, 3, False)]
         assert module.ram[DATA : DATA + 24] == bench.content[7 * 512 :][:24]
         assert module.ram[DATA + 6144 : DATA + 7144] == bench.content[125 * 512 + 24 :][:1000]
+
+
+def test_what_a_driver_writes_is_on_all_legs_before_it_is_told_so(bench: Bench) -> None:
+    bench.write_to(*bench.fds)
+    one, other = bytes(512) + 512 * b"a", 1024 * b"b"
+    bench.tell(writes((64, one)), writes((2, other), (3, one)), asks(64), last)
+    assert bench.run() == AGREED
+    assert bench.passed == 3
+    expected = bytearray(bench.content)
+    expected[64 * 512 : 66 * 512] = one
+    expected[2 * 512 : 5 * 512] = other[:512] + one
+    for fd in bench.fds:
+        assert os.pread(fd, DISK_BYTES, 0) == expected
+    assert bench.written == [(64 * 512, 1024), (1024, 1024), (1536, 1024)]
+    status = DeviceIn(
+        "disk0",
+        [(STATUS, b"\0"), (0x4004, struct.pack("<II", 0, 1)), (0x4002, b"\1\0"), (0x4084, b"\1\0")],
+        [QueueProgress(0, 1, 1, True)],
+    )
+    assert bench.modules[0].received[1] == encode([status])
+    assert bench.modules[0].ram[DATA : DATA + 24] == one[:24]
+
+
+@pytest.mark.parametrize("sector", [31, 32, 96 - 1, 126])
+def test_nothing_is_written_where_no_mark_says_so(bench: Bench, sector: int) -> None:
+    bench.write_to(*bench.fds)
+    bench.tell(writes((0, bytes(1024))), writes((1, bytes(1024)), (sector, bytes(1024))))
+    assert bench.run() == AGREED
+    assert (bench.passed, bench.written) == (1, [(0, 1024)])
+
+
+def test_a_leg_that_takes_nothing_is_for_the_caller_to_find(bench: Bench) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    bench.write_to(bench.fds[0], full)
+    bench.tell(writes((0, bytes(1024))))
+    assert bench.run() == AGREED
+    assert (bench.passed, bench.written, bench.turns.in_image) == (0, [(0, 1024)], True)
+    os.close(full)
+
+
+def test_a_disk_that_may_not_be_written_is_not(bench: Bench) -> None:
+    bench.tell(writes((0, bytes(1024))))
+    assert bench.run() == AGREED
+    assert (bench.passed, bench.written) == (0, [])
 
 
 def test_what_is_not_known_yet_is_told_as_a_log_has_it(bench: Bench) -> None:
@@ -263,7 +341,7 @@ def test_whatever_differs_is_no_business_of_native_code(bench: Bench, spoil: Any
         lambda module: setattr(module.chip.queues[0], "msix_vector", 1),
         lambda module: setattr(module, "outputs", encode([QueueKick("disk0", 1)])),
         lambda module: setattr(module, "position", 60_000),
-        lambda module: struct.pack_into("<I", module.ram, HEADER, 1),  # a write
+        lambda module: struct.pack_into("<I", module.ram, HEADER, 4),  # a flush
         lambda module: struct.pack_into("<Q", module.ram, HEADER + 8, DISK_BYTES // 512 - 1),
         lambda module: struct.pack_into("<Q", module.ram, HEADER + 8, (1 << 55) + 1),
         lambda module: struct.pack_into("<H", module.ram, DRIVER + 2, 18),

@@ -2,7 +2,7 @@
 /*
  * virtio-blk without an operating system: what it says of itself, every kind of request, completions by polling, by
  * INTx and by message, several requests at once, and what becomes of a driver that breaks the rules (VIRTIO 1.2, 2.7,
- * 4.1 and 5.2). The disk is empty and has 1 MiB; its serial number is disk0. `rounds=N`, `reads=N`: so much more work.
+ * 4.1 and 5.2). The disk is empty and has 1 MiB; its serial number is disk0. `rounds=N`, `blocks=N`: so much more work.
  */
 #include "apic.h"
 #include "boot_info.h"
@@ -233,20 +233,26 @@ static void test_rounds(unsigned rounds)
     check_wrong("rounds", wrong, rounds);
 }
 
-/* The same: one block after the other, and nothing else. */
-static void test_reads(unsigned reads)
+/* The same: it reads and writes one block after the other, and nothing else. */
+static void test_blocks(unsigned blocks)
 {
     unsigned wrong = 0;
 
     fill(data, sizeof data, 9);
     put_pages(OUT, data);
-    for (unsigned i = 0; i < reads; i++) {
-        unsigned at = i * 7 % AT_ONCE;
+    for (unsigned i = 0; i < blocks; i++) {
+        uint8_t *block = data + 4096 * (i * 7 % AT_ONCE);
+        uint64_t sector = 256 + 8 * (i * 7 % AT_ONCE);
 
-        other[0] = (uint8_t)~data[4096 * at];
-        wrong += ask(IN, 256 + 8 * at, other, 4096) != OK || memcmp(data + 4096 * at, other, 4096) != 0;
+        if (i % 3 == 2) {
+            block[i % 4096]++;
+            wrong += ask(OUT, sector, block, 4096) != OK;
+        } else {
+            other[0] = (uint8_t)~block[0];
+            wrong += ask(IN, sector, other, 4096) != OK || memcmp(block, other, 4096) != 0;
+        }
     }
-    check_wrong("reads", wrong, reads);
+    check_wrong("blocks", wrong, blocks);
 }
 
 static void test_indirect(void)
@@ -402,8 +408,8 @@ int main(void)
         test_several();
         if (boot_option("rounds", 0))
             test_rounds((unsigned)boot_option("rounds", 0));
-        if (boot_option("reads", 0))
-            test_reads((unsigned)boot_option("reads", 0));
+        if (boot_option("blocks", 0))
+            test_blocks((unsigned)boot_option("blocks", 0));
         test_indirect();
         test_interrupts();
         test_broken_drivers();
