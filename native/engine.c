@@ -69,6 +69,11 @@ enum {
     MMU_USER = 1,
     MMU_KERNEL = 2,
     VICTIM_ENTRIES = 8,
+    /* In an entry's addresses: no access; stores are told; accesses go to a device, or are told. */
+    TLB_INVALID = 1 << 11,
+    TLB_NOTICE = 1 << 10,
+    TLB_DEVICE = 1 << 9,
+    TLB_WATCHED = 1 << 8,
 
     UC_MEMORY_MAPPING = 0x120,
     UC_CPU = 0x1b8,
@@ -322,6 +327,8 @@ typedef struct {
     char *blocks[1 << GLOBAL_BLOCK_BITS];
 } global_pages;
 
+enum { UNNOTICED_PAGES = 256 };
+
 typedef void *find_mapping(void *uc, uint64_t address);
 
 typedef struct ft_engine {
@@ -351,6 +358,10 @@ typedef struct ft_engine {
     uint32_t data_breakpoints_hit; /* bits 0..3 as in DR6; the trap is due at the next block entry */
 
     global_pages global;
+
+    /* Pages to which stores go without notice since the log was armed. */
+    uint64_t unnoticed[UNNOTICED_PAGES];
+    uint32_t unnoticed_count; /* beyond the array: not all are there */
 
     void *ram_regions[2]; /* Unicorn's MemoryRegions, below and above the hole */
     uint64_t last_stored_page;
@@ -917,8 +928,7 @@ void __wrap_tcg_region_reset_all_x86_64(void *tcg)
 
 static void drop_tlb_entry(ft_engine *engine, int mode, uint64_t page)
 {
-    enum { INVALID = 1 << 11 };
-    const uint64_t tag = ~(uint64_t)(FT_PAGE_BYTES - 1) | INVALID;
+    const uint64_t tag = ~(uint64_t)(FT_PAGE_BYTES - 1) | TLB_INVALID;
     tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
     tlb_entry *entry = &fast->table[(page >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry))];
 
@@ -1100,7 +1110,13 @@ void tlb_set_dirty_x86_64(void *cs, uint64_t vaddr)
     if (engine->has_code[engine->last_stored_page] || owner_of_cpu(cs)->trace) {
         return;
     }
-    noted = clean | 1 << 10; /* TLB_NOTDIRTY */
+    if (engine->unnoticed_count <= UNNOTICED_PAGES) {
+        if (engine->unnoticed_count < UNNOTICED_PAGES) {
+            engine->unnoticed[engine->unnoticed_count] = clean;
+        }
+        engine->unnoticed_count++;
+    }
+    noted = clean | TLB_NOTICE;
     for (int mode = 0; mode < MMU_MODES; mode++) {
         tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
         uint64_t index = (clean >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry));
@@ -1200,9 +1216,39 @@ void __wrap_x86_stl_phys_notdirty_x86_64(void *cs, uint64_t address, uint32_t va
     }
 }
 
+static void ask_for_notice(tlb_entry *entry)
+{
+    if (!(entry->addr_write & (TLB_INVALID | TLB_NOTICE | TLB_DEVICE))) {
+        entry->addr_write |= TLB_NOTICE;
+    }
+}
+
+/*
+ * Entries are set up with a notice, and only tlb_set_dirty() takes it away; where an entry is moved to, its page tells. A
+ * TLB is much larger than what an epoch writes to.
+ */
 void ft_engine_rearm_dirty_log(ft_cpu *cpu)
 {
-    tlb_reset_dirty_x86_64(cpu->engine->cpu, (uintptr_t)cpu->ram, cpu->ram_bytes);
+    ft_engine *engine = cpu->engine;
+
+    if (engine->unnoticed_count > UNNOTICED_PAGES) {
+        tlb_reset_dirty_x86_64(engine->cpu, (uintptr_t)cpu->ram, cpu->ram_bytes);
+        engine->unnoticed_count = 0;
+        return;
+    }
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
+        char *desc = engine->env + ENV_TLB_DESC + mode * TLB_DESC_BYTES;
+
+        for (uint32_t i = 0; i < engine->unnoticed_count; i++) {
+            uint64_t page = engine->unnoticed[i] >> FT_PAGE_SHIFT;
+            ask_for_notice(&fast->table[page & (fast->mask / sizeof(tlb_entry))]);
+        }
+        for (int i = 0; i < VICTIM_ENTRIES; i++) {
+            ask_for_notice(&FIELD(desc, TLB_DESC_VICTIMS, tlb_entry) + i);
+        }
+    }
+    engine->unnoticed_count = 0;
 }
 
 void ft_engine_drop_code(ft_cpu *cpu, uint64_t first_page, uint64_t pages)
@@ -1242,7 +1288,7 @@ void ft_engine_flush_tlb(ft_cpu *cpu)
  */
 bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask)
 {
-    enum { INVALID = 1 << 11, WRITABLE = 2, READ = 1, WRITE = 2 };
+    enum { WRITABLE = 2, READ = 1, WRITE = 2 };
     const uint64_t frame = ((1ull << FT_PHYSICAL_BITS) - 1) & ~(uint64_t)(FT_PAGE_BYTES - 1);
     uint64_t page = linear & ~(uint64_t)(FT_PAGE_BYTES - 1);
     ft_engine *engine = cpu->engine;
@@ -1251,7 +1297,7 @@ bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask)
     for (int mode = 0; mode < MMU_MODES; mode++) {
         tlb_fast *fast = &FIELD(engine->env, ENV_TLB_FAST, tlb_fast) + mode;
         tlb_entry held = fast->table[(page >> FT_PAGE_SHIFT) & (fast->mask / sizeof(tlb_entry))];
-        uint64_t tags = ~(uint64_t)(FT_PAGE_BYTES - 1) | INVALID;
+        uint64_t tags = ~(uint64_t)(FT_PAGE_BYTES - 1) | TLB_INVALID;
         int prot = ((held.addr_read & tags) == page ? READ : 0) |
                    ((held.addr_write & tags) == page ? WRITE : 0) |
                    ((held.addr_code & tags) == page ? PROT_EXECUTE : 0);
@@ -1315,11 +1361,11 @@ int __wrap_cpu_watchpoint_address_matches_x86_64(void *cs, uint64_t address, uin
 
 static void mark_watched(const ft_cpu *cpu, uint64_t *address, uint64_t physical, int access)
 {
-    enum { EMPTY = -1, WATCHED = 1 << 8 }; /* TLB_WATCHPOINT */
+    enum { EMPTY = -1 };
 
     if (*address != (uint64_t)EMPTY) {
         bool watched = looked_at(cpu, *address & ~(uint64_t)(FT_PAGE_BYTES - 1), physical, access);
-        *address = (*address & ~(uint64_t)WATCHED) | (watched ? WATCHED : 0);
+        *address = (*address & ~(uint64_t)TLB_WATCHED) | (watched ? TLB_WATCHED : 0);
     }
 }
 

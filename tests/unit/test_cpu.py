@@ -202,6 +202,42 @@ def test_the_dirty_log_names_each_written_page_once_and_rearms() -> None:
     assert bench.dirty() == [5]
 
 
+STORES_EVERYWHERE = """
+1:  imul $1103515245, %eax
+    add $12345, %eax
+    mov %eax, %ebx
+    shr $5, %ebx
+    and $0x1ffffc, %ebx
+    test $0x1fe000, %ebx
+    jz 1b
+    incl (%ebx)
+    dec %ecx
+    jnz 1b
+    hlt
+"""
+
+
+@pytest.mark.parametrize("length", [1, 40, 900, 20_000])
+def test_the_log_of_each_stretch_names_the_pages_that_changed_in_it(length: int) -> None:
+    """Of more pages than the TLB has entries, whose victims come back, and more than are remembered one by one."""
+    bench = Bench(STORES_EVERYWHERE, bits=32)
+    flat = {"base": 0, "limit": 0xFFFFFFFF}
+    segments = {f"{name}.{field}": value for name in ("cs", "ds", "ss", "es") for field, value in flat.items()}
+    flags = {"cs.flags": 0xC09B00, "ds.flags": 0xC09300, "ss.flags": 0xC09300, "es.flags": 0xC09300}
+    bench.set(cr0=0x60000011, rcx=60 * length, rax=length, **segments, **flags)
+    stop = STOP_POSITION
+    while stop == STOP_POSITION:
+        before = bench.ram[:]
+        bench.cpu.rearm_dirty_log()
+        stop = bench.cpu.run(bench.cpu.position() + length)
+        after = bench.ram[:]
+        pages = range(0, RAM_BYTES, 4096)
+        changed = [page // 4096 for page in pages if before[page : page + 4096] != after[page : page + 4096]]
+        assert sorted(bench.dirty()) == changed
+    assert stop == STOP_HALT
+    assert bench.cpu.position() >= 60 * length
+
+
 def test_a_push_by_an_exception_is_logged() -> None:
     bench = Bench("mov $0x9000, %sp\n ud2", vectors={6: 0x1800})
     bench.ram[0x1800] = 0xF4
