@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
@@ -20,7 +21,7 @@
 enum {
     PAGE_BYTES = 4096,
     CACHE_LINE = 64,
-    LOOKS_PER_CLOCK = 16,
+    LOOKS_PER_TURN = 16,
     SHORT_TURN_NS = 100 * 1000, /* the least that Linux takes */
     /* Memory that is never written takes none. */
     COMMAND_PAYLOAD_BYTES = 4 << 20,
@@ -59,6 +60,15 @@ static void relax(void)
 #endif
 }
 
+/*
+ * A few looks for news are over without any. Linux may have put whoever brings them on this very core, as that is the
+ * one of its waker; where a hypervisor takes idle cores away they do not count as idle. Let it have its turn.
+ */
+static void make_way(void)
+{
+    (void)sched_yield();
+}
+
 static int ring(int doorbell)
 {
     const uint64_t one = 1;
@@ -86,6 +96,9 @@ static int arrived(atomic_uint *counter, uint32_t value, atomic_uint *reader_sle
 {
     for (uint32_t i = 0; i < spins && atomic_load_explicit(counter, memory_order_acquire) != value; i++) {
         relax();
+        if (i % LOOKS_PER_TURN == LOOKS_PER_TURN - 1) {
+            make_way();
+        }
     }
     atomic_store(reader_sleeps, 1);
     if (atomic_load(counter) != value) {
@@ -197,9 +210,10 @@ int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_u
 
     while ((missing = last_missing(links, count)) != count &&
            now_ns() < began_ns + 1000u * (uint64_t)spin_us) {
-        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+        for (int i = 0; i < LOOKS_PER_TURN; i++) {
             relax();
         }
+        make_way();
     }
     /* One by one: whoever is done before the one that is waited for wakes nobody. */
     while (missing != count) {

@@ -26,9 +26,11 @@ from types import TracebackType
 
 from ftvm.errors import HostError
 
-# A module in the middle of a Debian boot calls read, write, poll, brk, mmap and munmap, and nothing else (strace).
+# A module in the middle of a Debian boot calls read, write, poll, sched_yield, brk, mmap and munmap, and nothing else
+# (strace).
 _ALLOWED = (
-    *("read", "write", "poll", "restart_syscall", "close"),  # restart: a poll that SIGSTOP and SIGCONT interrupted
+    *("read", "write", "poll", "sched_yield", "close"),
+    "restart_syscall",  # a poll that SIGSTOP and SIGCONT interrupted
     *("brk", "munmap", "mremap", "madvise", "futex"),  # malloc and Python's locks
     *("getpid", "gettid", "rt_sigprocmask", "rt_sigaction", "rt_sigreturn"),  # abort(), and the interpreter's end
     *("exit", "exit_group"),
