@@ -50,6 +50,7 @@ ft_cpu *ft_cpu_open(void *ram, uint64_t ram_bytes, uint32_t ns_per_block, void *
     cpu->ram_bytes = ram_bytes;
     cpu->ns_per_block = ns_per_block;
     cpu->device = device;
+    cpu->signal = FT_NO_SIGNAL;
     cpu->stop = FT_STOP_NONE;
     if (ft_engine_open(cpu) != 0) {
         snprintf(error, error_bytes, "%s", cpu->error);
@@ -301,7 +302,16 @@ void ft_cpu_attach_lapic(ft_cpu *cpu, ft_lapic *lapic)
     cpu->lapic = lapic;
 }
 
-static void take_effect(ft_cpu *cpu, uint32_t effects)
+uint64_t ft_cpu_position_of(const ft_cpu *cpu, uint64_t ns)
+{
+    uint64_t now = ft_cpu_now_ns(cpu), position = ft_engine_position(cpu);
+    uint64_t left_ns = ns > now ? ns - now : 0;
+    uint64_t blocks = left_ns / cpu->ns_per_block + (left_ns % cpu->ns_per_block != 0);
+
+    return ns != FT_NEVER && blocks < FT_NO_POSITION - position ? position + blocks : FT_NO_POSITION;
+}
+
+void ft_cpu_take_effect(ft_cpu *cpu, uint32_t effects)
 {
     if (effects & FT_LAPIC_INTR) {
         ft_cpu_set_interrupt_line(cpu, cpu->lapic->output != 0);
@@ -310,13 +320,8 @@ static void take_effect(ft_cpu *cpu, uint32_t effects)
         ft_cpu_raise_nmi(cpu);
     }
     if (effects & FT_LAPIC_REARM) {
-        uint64_t event_ns = ft_lapic_next_event_ns(cpu->lapic), now = ft_cpu_now_ns(cpu);
-        uint64_t left_ns = event_ns > now ? event_ns - now : 0;
-        uint64_t blocks = left_ns / cpu->ns_per_block + (left_ns % cpu->ns_per_block != 0);
-        /* The first block entry that is not before it. The limit allows for all other events already. */
-        if (blocks <= FT_NO_POSITION - ft_engine_position(cpu)) {
-            ft_cpu_limit(cpu, ft_engine_position(cpu) + blocks);
-        }
+        /* The limit allows for all other events already. */
+        ft_cpu_limit(cpu, ft_cpu_position_of(cpu, ft_lapic_next_event_ns(cpu->lapic)));
     }
 }
 
@@ -328,7 +333,7 @@ bool ft_cpu_read_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t *valu
         return false;
     }
     *value = ft_lapic_read(cpu->lapic, gpa % FT_PAGE_BYTES, bytes, ft_cpu_now_ns(cpu), &effects);
-    take_effect(cpu, effects);
+    ft_cpu_take_effect(cpu, effects);
     return true;
 }
 
@@ -339,8 +344,8 @@ bool ft_cpu_write_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t valu
         (gpa % FT_PAGE_BYTES == FT_LAPIC_EOI_REGISTER && ft_lapic_ends_level(cpu->lapic))) {
         return false;
     }
-    take_effect(cpu,
-                ft_lapic_write(cpu->lapic, gpa % FT_PAGE_BYTES, bytes, (uint32_t)value, ft_cpu_now_ns(cpu)));
+    ft_cpu_take_effect(
+        cpu, ft_lapic_write(cpu->lapic, gpa % FT_PAGE_BYTES, bytes, (uint32_t)value, ft_cpu_now_ns(cpu)));
     return true;
 }
 
@@ -352,7 +357,7 @@ bool ft_cpu_read_tsc_deadline(ft_cpu *cpu, uint64_t *value)
         return false;
     }
     *value = ft_lapic_read_deadline(cpu->lapic, ft_cpu_now_ns(cpu), &effects);
-    take_effect(cpu, effects);
+    ft_cpu_take_effect(cpu, effects);
     return true;
 }
 
@@ -361,7 +366,7 @@ bool ft_cpu_write_tsc_deadline(ft_cpu *cpu, uint64_t value)
     if (!cpu->lapic) {
         return false;
     }
-    take_effect(cpu, ft_lapic_write_deadline(cpu->lapic, value, ft_cpu_now_ns(cpu), ft_cpu_tsc(cpu)));
+    ft_cpu_take_effect(cpu, ft_lapic_write_deadline(cpu->lapic, value, ft_cpu_now_ns(cpu), ft_cpu_tsc(cpu)));
     return true;
 }
 
@@ -370,8 +375,26 @@ bool ft_cpu_write_task_priority(ft_cpu *cpu, uint64_t cr8)
     if (!cpu->lapic) {
         return false;
     }
-    take_effect(cpu, ft_lapic_write_cr8(cpu->lapic, cr8));
+    ft_cpu_take_effect(cpu, ft_lapic_write_cr8(cpu->lapic, cr8));
     return true;
+}
+
+bool ft_cpu_write_signal(ft_cpu *cpu, uint64_t gpa, uint32_t bytes)
+{
+    if ((gpa & ~(uint64_t)3) != cpu->signal || bytes > 4 || cpu->asked) {
+        return false;
+    }
+    cpu->signalled = true;
+    ft_cpu_request_stop(cpu);
+    return true;
+}
+
+int ft_cpu_take_signal(ft_cpu *cpu)
+{
+    bool signalled = cpu->signalled;
+
+    cpu->signalled = false;
+    return signalled;
 }
 
 int ft_cpu_acknowledge(ft_cpu *cpu)
@@ -383,7 +406,7 @@ int ft_cpu_acknowledge(ft_cpu *cpu)
         return -1;
     }
     vector = ft_lapic_acknowledge(cpu->lapic, &effects);
-    take_effect(cpu, effects);
+    ft_cpu_take_effect(cpu, effects);
     return vector;
 }
 

@@ -26,6 +26,7 @@
 #define FT_VECTOR_GP 13
 
 #define FT_NO_POSITION UINT64_MAX
+#define FT_NO_SIGNAL UINT64_MAX
 
 typedef struct {
     uint64_t pat;
@@ -111,6 +112,11 @@ struct ft_cpu {
     uint64_t ram_bytes;
     ft_lapic *lapic; /* NULL: what concerns it goes to the callbacks */
 
+    /* A write to these four bytes is only noted (rounds.c), unless the owner was asked for something before. */
+    uint64_t signal;
+    bool signalled;
+    bool asked; /* the owner, by a callback */
+
     /* Virtual time is position * ns_per_block + skipped_ns. */
     uint64_t skipped_ns;
     uint32_t ns_per_block;
@@ -150,6 +156,13 @@ struct ft_cpu {
 
 /* A page is written, the first time in its epoch. */
 void ft_ram_written(ft_cpu *cpu, uint64_t page);
+
+/* Whom a callback goes to. */
+static inline void *ft_cpu_owner(ft_cpu *cpu)
+{
+    cpu->asked = true;
+    return cpu->device;
+}
 
 /* Record a write to the page; cheap when it is logged already. */
 static inline void ft_cpu_log_page(ft_cpu *cpu, uint64_t page)
@@ -233,12 +246,16 @@ bool ft_engine_flip_tlb(ft_cpu *cpu, uint64_t linear, uint64_t mask);
 
 /* ---- cpu.c: of the local APIC, as far as the CPU can do it alone; false, or -1, when it cannot ------------------ */
 
+void ft_cpu_take_effect(ft_cpu *cpu, uint32_t effects); /* of its local APIC on the CPU */
 bool ft_cpu_read_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t *value);
 bool ft_cpu_write_lapic(ft_cpu *cpu, uint64_t gpa, uint32_t bytes, uint64_t value);
 bool ft_cpu_read_tsc_deadline(ft_cpu *cpu, uint64_t *value);
 bool ft_cpu_write_tsc_deadline(ft_cpu *cpu, uint64_t value);
 bool ft_cpu_write_task_priority(ft_cpu *cpu, uint64_t cr8);
 int ft_cpu_acknowledge(ft_cpu *cpu);
+/* The first block entry that is not before a time, if virtual time does not jump; FT_NO_POSITION: none. */
+uint64_t ft_cpu_position_of(const ft_cpu *cpu, uint64_t ns);
+bool ft_cpu_write_signal(ft_cpu *cpu, uint64_t gpa, uint32_t bytes);
 
 /* ---- debug.c --------------------------------------------------------------------------- */
 

@@ -510,7 +510,7 @@ static int pending_vector(ft_cpu *cpu)
     }
     if (cpu->interrupt_line && ft_engine_interrupts_enabled(cpu)) {
         int vector = ft_cpu_acknowledge(cpu);
-        return vector >= 0 ? vector : ft_on_interrupt_ack(cpu->device);
+        return vector >= 0 ? vector : ft_on_interrupt_ack(ft_cpu_owner(cpu));
     }
     return -1;
 }
@@ -1586,7 +1586,7 @@ uint64_t __wrap_helper_read_crN_x86_64(void *env, int index)
 {
     if (index == 8) {
         const ft_lapic *lapic = owner_of_env(env)->lapic;
-        return lapic ? lapic->tpr >> 4 : ft_on_cr8_read(owner_of_env(env)->device);
+        return lapic ? lapic->tpr >> 4 : ft_on_cr8_read(ft_cpu_owner(owner_of_env(env)));
     }
     return __real_helper_read_crN_x86_64(env, index);
 }
@@ -1639,7 +1639,7 @@ void __wrap_helper_write_crN_x86_64(void *env, int index, uint64_t value)
         break;
     case 8:
         if (!ft_cpu_write_task_priority(cpu, value)) {
-            ft_on_cr8_write(cpu->device, (uint32_t)value);
+            ft_on_cr8_write(ft_cpu_owner(cpu), (uint32_t)value);
         }
         break;
     default:
@@ -1772,7 +1772,7 @@ static uint64_t port_read(void *env, uint32_t port, uint32_t size, uintptr_t hos
     check_port(env, port, size, host_pc);
     pass_port_time(owner_of_env(env));
     ft_debug_touched(owner_of_env(env), FT_HIT_PORT, port, size, FT_ACCESS_READ);
-    return ft_on_port_read(owner_of_env(env)->device, port, size);
+    return ft_on_port_read(ft_cpu_owner(owner_of_env(env)), port, size);
 }
 
 static void port_write(void *env, uint32_t port, uint32_t size, uint32_t value, uintptr_t host_pc)
@@ -1783,7 +1783,7 @@ static void port_write(void *env, uint32_t port, uint32_t size, uint32_t value, 
     if (owner_of_env(env)->trace) {
         ft_trace_told(owner_of_env(env), port, size, value);
     }
-    ft_on_port_write(owner_of_env(env)->device, port, size, value);
+    ft_on_port_write(ft_cpu_owner(owner_of_env(env)), port, size, value);
 }
 
 uint64_t __wrap_helper_inb_x86_64(void *env, uint32_t port)
@@ -1825,7 +1825,7 @@ static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *b
     if (ft_cpu_read_lapic(owner_of_uc(uc), (uintptr_t)base + offset, size, &value)) {
         return value;
     }
-    return ft_on_mmio_read(owner_of_uc(uc)->device, (uintptr_t)base + offset, size);
+    return ft_on_mmio_read(ft_cpu_owner(owner_of_uc(uc)), (uintptr_t)base + offset, size);
 }
 
 static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *base)
@@ -1834,10 +1834,11 @@ static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t v
     if (owner_of_uc(uc)->trace) {
         ft_trace_told(owner_of_uc(uc), (uintptr_t)base + offset, size, value);
     }
-    if (ft_cpu_write_lapic(owner_of_uc(uc), (uintptr_t)base + offset, size, value)) {
+    if (ft_cpu_write_lapic(owner_of_uc(uc), (uintptr_t)base + offset, size, value) ||
+        ft_cpu_write_signal(owner_of_uc(uc), (uintptr_t)base + offset, size)) {
         return;
     }
-    ft_on_mmio_write(owner_of_uc(uc)->device, (uintptr_t)base + offset, size, value);
+    ft_on_mmio_write(ft_cpu_owner(owner_of_uc(uc)), (uintptr_t)base + offset, size, value);
 }
 
 /* ---- Exceptions ---------------------------------------------------------------------------------------------- */

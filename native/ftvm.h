@@ -440,6 +440,50 @@ void ft_link_keep_memory(void);
 /* Module: be killed when the monitor `parent` dies. -1: it is dead already, or the host refused. */
 int ft_link_die_with(int parent);
 
+/* ---- Rounds of a module (rounds.c) --------------------------------------------------------- */
+
+/*
+ * Epochs of a module that begin with what a disk did and end when its driver asks for more. What is given of the board stays
+ * as it is meanwhile: the caller must be told of any access that is not for the local APIC or `notify`, and ft_rounds_run() comes
+ * back at the first one.
+ */
+typedef struct {
+    ft_cpu *cpu; /* with its local APIC attached */
+    ft_link *link;
+    const void *device; /* its name, packed */
+    uint32_t device_bytes;
+    uint32_t command;   /* the kind that is done here; all others end the rounds */
+    uint32_t stops_for; /* ft_report.stop of a round */
+    uint64_t notify;    /* guest physical address of four bytes: a write there is what the driver asks by */
+    uint64_t slow_ns;   /* the next event of the chips but the local APIC, or -1 */
+    uint32_t destination, logical, delivery, vector,
+        level;        /* the device's interrupt, an ft_lapic_message() */
+    const void *kick; /* what a round's outputs are, packed */
+    uint32_t kick_bytes;
+    /* The board's state, packed: up to that of the local APIC; on to the device's next_avail; to next_used; the rest. */
+    const void *board[4];
+    uint32_t board_bytes[4];
+    uint8_t *room; /* for all of it */
+    uint32_t room_bytes;
+    /* How far the device is in its one queue. */
+    uint64_t next_avail, next_used;
+    /* What has been: rounds begun, and with FT_ROUND_STOPPED what the CPU has stopped for in the last. */
+    uint32_t count;
+    int stop;
+} ft_rounds;
+
+enum {
+    FT_ROUND_FAILED = -1, /* waiting, or publishing */
+    FT_ROUND_COMMAND = 0, /* `command` is for the caller */
+    FT_ROUND_CLOSED = 1,  /* `lifeline` was closed */
+    FT_ROUND_STOPPED =
+        2 /* `command` was begun, and its run is for the caller to go on with: see ft_cpu_take_signal() */
+};
+/* Wait for commands as ft_link_await_command() does, do those that can be done here, and report. */
+int ft_rounds_run(ft_rounds *rounds, uint32_t spins, int lifeline, ft_command *command);
+/* 1: the driver has written to `notify` since it was asked last, and nobody was told. */
+int ft_cpu_take_signal(ft_cpu *cpu);
+
 /* ---- Voter (voter.c): compares the modules' memory and keeps the verified image ----------- */
 
 /*

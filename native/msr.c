@@ -189,9 +189,9 @@ int ft_msr_read(ft_cpu *cpu, uint32_t index, uint64_t *value)
         if (ft_cpu_read_tsc_deadline(cpu, value)) {
             return 0;
         }
-        return ft_on_msr_read(cpu->device, index, value);
+        return ft_on_msr_read(ft_cpu_owner(cpu), index, value);
     case IA32_APIC_BASE:
-        return ft_on_msr_read(cpu->device, index, value);
+        return ft_on_msr_read(ft_cpu_owner(cpu), index, value);
     default:
         return -1;
     }
@@ -223,7 +223,7 @@ int ft_msr_write(ft_cpu *cpu, uint32_t index, uint64_t value)
     case IA32_EFER:
         return ft_engine_write_efer(cpu, value);
     case IA32_APIC_BASE:
-        if (ft_on_msr_write(cpu->device, index, value) != 0) {
+        if (ft_on_msr_write(ft_cpu_owner(cpu), index, value) != 0) {
             return -1;
         }
         cpu->msr.apic_base = value;
@@ -232,7 +232,7 @@ int ft_msr_write(ft_cpu *cpu, uint32_t index, uint64_t value)
         if (ft_cpu_write_tsc_deadline(cpu, value)) {
             return 0;
         }
-        return ft_on_msr_write(cpu->device, index, value);
+        return ft_on_msr_write(ft_cpu_owner(cpu), index, value);
     default:
         return -1;
     }

@@ -13,8 +13,8 @@ _Read = Callable[[int, int], int]
 _Write = Callable[[int, int, int], None]
 _Place = tuple[_Read, _Write, int]
 """Whom to ask for a port, with the offset of the port; or for a page, with the address that has offset 0."""
-_Page = tuple[_Read, _Write, int, bool]
-"""The same for a page; and whether ``changes`` counts accesses to it."""
+_Page = tuple[_Read, _Write, int, bool, Chip]
+"""The same for a page; whether ``changes`` counts accesses to it; and the chip."""
 
 
 class AddressMap:
@@ -60,9 +60,14 @@ class AddressMap:
                 else:
                     for page in range(address >> _PAGE_SHIFT, (address + bar.size) >> _PAGE_SHIFT):
                         signals = (page << _PAGE_SHIFT) - address in bar.signals
-                        self._pages[page] = (read, write, address, not signals)
+                        self._pages[page] = (read, write, address, not signals, function)
         for base, chip in pages:
-            self._pages[base >> _PAGE_SHIFT] = (chip.read, chip.write, base, chip is not quiet)
+            self._pages[base >> _PAGE_SHIFT] = (chip.read, chip.write, base, chip is not quiet, chip)
+
+    def answers(self, chip: Chip, gpa: int) -> bool:
+        """An access to this address is one to the chip."""
+        place = self._pages.get(gpa >> _PAGE_SHIFT)
+        return place is not None and place[4] is chip
 
     def port_read(self, port: int, size: int) -> int:
         self.changes += 1

@@ -49,7 +49,7 @@ from ftvm.module.chips.uart import Uart
 from ftvm.module.chips.vga import Vga
 from ftvm.module.chips.virtio_blk import SECTOR_BYTES, VirtioBlk
 from ftvm.module.chips.virtio_net import VirtioNet
-from ftvm.module.chips.virtio_pci import VirtioPci, Wires
+from ftvm.module.chips.virtio_pci import Message, VirtioPci, Wires
 from ftvm.module.console_script import ConsoleScript, Text
 from ftvm.module.cpu import (
     NOWHERE,
@@ -132,6 +132,8 @@ MAX_NICS = 4
 _BAR_SPACING = 64 * KIB  # between the addresses that BARs get at reset
 _BARS_PER_SLOT = 8
 
+_encode = msgspec.msgpack.Encoder().encode
+_NEXT_AVAIL, _NEXT_USED = _encode("next_avail"), _encode("next_used")
 _NO_FAULTS = msgspec.msgpack.encode(agenda.AgendaState())
 
 _CASCADE = 2  # the master's input that the slave drives
@@ -230,6 +232,20 @@ class BoardConfig(msgspec.Struct, frozen=True):
     nics: Annotated[tuple[NicConfig, ...], msgspec.Meta(max_length=MAX_NICS)] = ()
 
 
+class Round(msgspec.Struct, frozen=True):
+    """What does not change while a device and its driver do nothing but wait for each other.
+
+    ``notify``: the guest physical address of four bytes where the driver writes. ``message``: the device's interrupt.
+    ``slow_ns``: the next event of the chips but the local APIC. ``board``: what is saved, up to the state of the local
+    APIC, from there to the device's next_avail, to its next_used, and the rest.
+    """
+
+    notify: int
+    message: Message
+    slow_ns: int | None
+    board: tuple[bytes, bytes, bytes, bytes]
+
+
 class BoardState(msgspec.Struct):
     irq_sources: list[int] = msgspec.field(default_factory=lambda: ISA_IRQS * [0])
     """For each ISA IRQ, who asserts it, as bits."""
@@ -261,6 +277,7 @@ class Board:
         self.stepped = 0
         """Instructions of the last ``step``."""
         self._limit = 0  # of the running cpu.run() or cpu.step()
+        self._signal: Callable[[], None] | None = None  # in rounds only
         addresses = self._addresses = AddressMap()
         # The CPU calls these at each access to a device.
         self.port_read, self.port_write = addresses.port_read, addresses.port_write
@@ -515,11 +532,22 @@ class Board:
         self._begin()
         if self._output_due():  # a fault came first
             return Stop(StopKind.OUTPUT)
-        while cpu.position() < until or cpu.instruction():
-            stop = self._run_cpu(until)
-            if (ends := self._look(stop, cpu.position() < until)) is not None:
-                return ends
+        if cpu.position() < until or cpu.instruction():
+            return self._go_on(self._run_cpu(until), until)
         return Stop(StopKind.POSITION)
+
+    def go_on(self, stop: int, until: int) -> Stop:
+        """As ``run``, in an epoch that has begun without the board, and in which the CPU has stopped."""
+        self._begin()
+        return self._go_on(stop, until)
+
+    def _go_on(self, stop: int, until: int) -> Stop:
+        cpu = self._cpu
+        while (ends := self._look(stop, cpu.position() < until)) is None:
+            if cpu.position() >= until and not cpu.instruction():
+                return Stop(StopKind.POSITION)
+            stop = self._run_cpu(until)
+        return ends
 
     def step(self, count: int) -> Stop:
         """Run ``count`` instructions, one at a time, or until something happens as in ``run``.
@@ -852,7 +880,49 @@ class Board:
         self._advance_chips()
         return None
 
+    # ---- rounds of a device, in which native code does without the board (ftvm/module/rounds.py) ----
+
+    def round_of(self, name: str) -> Round | None:
+        """What must be known for them, at a sync point, after ``save``. None: it cannot be done."""
+        device = self.devices[name]
+        queues = device.state.queues
+        address = device.notify_address()
+        message = device.message_of(0) if len(queues) == 1 else None
+        if address is None or message is None or not self._addresses.answers(device, address):
+            return None
+        if not device.state.live or not queues[0].enabled or self._looks_for is not None or self._awaited:
+            return None
+        before, between, state, after = self._states.cut("lapic", name)
+        avail, used = _NEXT_AVAIL + _encode(queues[0].next_avail), _NEXT_USED + _encode(queues[0].next_used)
+        if state.count(avail + used) != 1:  # a guest can write the same elsewhere
+            return None
+        head, _, tail = state.partition(avail + used)
+        return Round(
+            address, message, self._next_event_ns(), (before, between + head + _NEXT_AVAIL, _NEXT_USED, tail + after)
+        )
+
+    def begin_rounds(self, name: str, take_signal: Callable[[], int]) -> None:
+        """``take_signal``: the driver has notified the device, and the board was not told."""
+        self._running, self._limit = True, NOWHERE
+        self._signal = lambda: self._note_kick(QueueKick(name, 0)) if take_signal() else None
+
+    def end_rounds(self, name: str, next_avail: int, next_used: int) -> None:
+        """The device is there now."""
+        self._running = False
+        queue = self.devices[name].state.queues[0]
+        queue.next_avail, queue.next_used = next_avail, next_used
+        self._served.add(name)
+        self._hear()
+        self._signal = None
+
     # ---- outputs ----
+
+    def _hear(self) -> None:
+        """A notification comes before what comes now."""
+        if (signal := self._signal) is not None:
+            self._signal = None  # it says itself what there is to say
+            signal()
+            self._signal = signal
 
     def _serial_out(self, byte: int) -> None:
         self._console_out("serial", byte)
@@ -870,6 +940,8 @@ class Board:
         return self._watched is not None and self._matched == len(self._watched)
 
     def _console_out(self, channel: str, byte: int) -> None:
+        if self._signal is not None:
+            self._hear()
         if channel != self._channel:
             self._end_text()
             self._channel = channel
@@ -886,13 +958,17 @@ class Board:
     def _kick(self, kick: QueueKick | DriverFault) -> None:
         """A device is to be served, or its driver to be reported: the epoch ends at the next block entry, so that no
         guest can say so without end."""
+        self._note_kick(kick)
+        self._cpu.request_stop()
+
+    def _note_kick(self, kick: QueueKick | DriverFault) -> None:
         if kick not in self._outputs:
             self.tell(kick)
         self._kicked = True
-        self._cpu.request_stop()
 
     def tell(self, output: Output) -> None:
         """Something that is to be compared with the other modules' and to leave the machine."""
+        self._hear()
         self._end_text()
         self._outputs.append(output)
 

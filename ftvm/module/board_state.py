@@ -27,6 +27,20 @@ class StateMap:
     def encode(self) -> bytes:
         return _head(len(self._entries)) + b"".join(self._entries.values())
 
+    def cut(self, first: str, second: str) -> tuple[bytes, bytes, bytes, bytes]:
+        """The same, as what is before the state of ``first``, what is from there to that of ``second``, which comes
+        later, that itself, and what is after it."""
+        pieces = [_head(len(self._entries))]
+        for name, entry in self._entries.items():
+            if name in (first, second):
+                key = len(_encode(name))
+                pieces[-1] += entry[:key]
+                pieces += [entry[key:], b""]
+            else:
+                pieces[-1] += entry
+        before, _, between, state, after = pieces
+        return before, between, state, after
+
     def encode_with(self, name: str, state: Any) -> bytes:
         """With one more, at the end."""
         body = b"".join(self._entries.values())

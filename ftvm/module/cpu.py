@@ -96,11 +96,11 @@ class Cpu:
         self._self = ffi.new_handle(self)
         self._done = ffi.new("uint32_t *")
         error = ffi.new("char[256]")
-        self._cpu = lib.ft_cpu_open(self._ram, len(self._ram), NS_PER_BLOCK, self._self, error, len(error))
-        if self._cpu == ffi.NULL:
+        self.native: Any = lib.ft_cpu_open(self._ram, len(self._ram), NS_PER_BLOCK, self._self, error, len(error))
+        if self.native == ffi.NULL:
             raise EngineError(ffi.string(error).decode())
         # Bound once: what is asked at nearly every access to a device, and around each run.
-        cpu = self._cpu
+        cpu = self.native
         self.position: Callable[[], int] = partial(lib.ft_cpu_position, cpu)
         self.now_ns: Callable[[], int] = partial(lib.ft_cpu_now_ns, cpu)
         self.tsc: Callable[[], int] = partial(lib.ft_cpu_tsc, cpu)
@@ -114,18 +114,19 @@ class Cpu:
         """Must be called before the first ``run``. The CPU does by itself what it can do with ``lapic``, an
         ``ft_lapic *``; what it cannot, and everything without one, it asks of ``devices``."""
         self._devices, self._lapic = devices, lapic
-        lib.ft_cpu_attach_lapic(self._cpu, lapic)
+        lib.ft_cpu_attach_lapic(self.native, lapic)
 
     def close(self) -> None:
-        if self._cpu != ffi.NULL:
-            lib.ft_cpu_close(self._cpu)
-            self._cpu = ffi.NULL
+        if self.native != ffi.NULL:
+            lib.ft_cpu_close(self.native)
+            self.native = ffi.NULL
 
     def run(self, position: int) -> int:
         """Run until ``position`` at the latest; returns one of STOP_*."""
-        return self._checked(lib.ft_cpu_run(self._cpu, position))
+        return self.checked(lib.ft_cpu_run(self.native, position))
 
-    def _checked(self, stop: int) -> int:
+    def checked(self, stop: int) -> int:
+        """The same, unless a device raised something in the run: then raise that."""
         if self._raised is not None:
             raised, self._raised = self._raised, None
             raise raised
@@ -138,7 +139,7 @@ class Cpu:
         An exception that is taken instead of one counts. It stops inside blocks; ``instruction`` says where. ``run``
         goes from there to the block's end first.
         """
-        stop = self._checked(lib.ft_cpu_step(self._cpu, min(count, MAX_STEPS), position, self._done))
+        stop = self.checked(lib.ft_cpu_step(self.native, min(count, MAX_STEPS), position, self._done))
         return stop, self._done[0]
 
     def trace(self, capacity: int, except_arch: dict[int, int], except_ram: dict[int, int], by_block: bool) -> Trace:
@@ -147,55 +148,55 @@ class Cpu:
 
         Raises ValueError for bytes that are not there, or too many.
         """
-        return Trace(self._cpu, capacity, except_arch, except_ram, by_block)
+        return Trace(self.native, capacity, except_arch, except_ram, by_block)
 
     def skip(self, size: int) -> int:
         """As ``step``, but the instruction, of ``size`` bytes, is passed over."""
-        return self._checked(lib.ft_cpu_skip(self._cpu, size))
+        return self.checked(lib.ft_cpu_skip(self.native, size))
 
     def begin_block(self) -> None:
         """The next instruction begins a block of its own, wherever it is."""
-        lib.ft_cpu_begin_block(self._cpu)
+        lib.ft_cpu_begin_block(self.native)
 
     def stop_before(self, addresses: Mapping[int, int]) -> None:
         """End runs with STOP_AWAITED before each block with an instruction at one of these linear addresses; as often
         as their values say, a block that begins with it is passed over first."""
         places, passes = ffi.new("uint64_t[]", list(addresses)), ffi.new("uint64_t[]", list(addresses.values()))
-        if lib.ft_cpu_await(self._cpu, places, passes, len(addresses)) != 0:
+        if lib.ft_cpu_await(self.native, places, passes, len(addresses)) != 0:
             raise MemoryError
 
     def passed(self, index: int) -> int:
         """How often the one of these addresses with this index was passed over, since it was asked last."""
-        return int(lib.ft_cpu_passed(self._cpu, index))
+        return int(lib.ft_cpu_passed(self.native, index))
 
     def instructions_left(self) -> int:
         """Instructions of that block still to come; 0 at a block entry."""
-        return int(lib.ft_cpu_instructions_left(self._cpu))
+        return int(lib.ft_cpu_instructions_left(self.native))
 
     def look_for(self, watch: DebugWatch | None) -> None:
         """From now on, end runs for this with STOP_DEBUG, and for nothing that was looked for before.
 
         Raises ValueError for what cannot be watched.
         """
-        lib.ft_debug_clear(self._cpu)
+        lib.ft_debug_clear(self.native)
         self._watched = []
         if watch is None:
             return
         position, address = watch.passed or (NOWHERE, NOWHERE)
         self._breakpoints = sorted(range(len(watch.breakpoints)), key=watch.breakpoints.__getitem__)
         addresses = ffi.new("uint64_t[]", [watch.breakpoints[index] for index in self._breakpoints])
-        if lib.ft_debug_break(self._cpu, addresses, len(watch.breakpoints), position, address) != 0:
+        if lib.ft_debug_break(self.native, addresses, len(watch.breakpoints), position, address) != 0:
             raise MemoryError
         for (name, kind), watches in _watches(watch).items():
             for index, (first, size, access) in enumerate(watches):
-                if lib.ft_debug_watch(self._cpu, kind, first, size, access) != 0:
+                if lib.ft_debug_watch(self.native, kind, first, size, access) != 0:
                     raise ValueError(f"{size} bytes at {first:#x} of {name} cannot be watched")
                 self._watched.append((name, index))
 
     def hit(self) -> DebugHit:
         """Why the last run ended with STOP_DEBUG."""
         hit = ffi.new("ft_hit *")
-        lib.ft_debug_hit(self._cpu, hit)
+        lib.ft_debug_hit(self.native, hit)
         if hit.kind == lib.FT_HIT_BREAKPOINT:
             return DebugHit("breakpoints", self._breakpoints[hit.index], hit.where)
         name, index = self._watched[hit.index]
@@ -203,68 +204,68 @@ class Cpu:
 
     def error(self) -> str:
         """What the engine said when the last run ended with STOP_ENGINE or STOP_CRASH; may be empty."""
-        text: bytes = ffi.string(lib.ft_cpu_error(self._cpu))
+        text: bytes = ffi.string(lib.ft_cpu_error(self.native))
         return text.decode(errors="replace")
 
     def interrupts_enabled(self) -> bool:
-        return bool(lib.ft_cpu_interrupts_enabled(self._cpu))
+        return bool(lib.ft_cpu_interrupts_enabled(self.native))
 
     def limit(self, position: int) -> None:
         """Let the current run end at ``position`` if it would end later."""
-        lib.ft_cpu_limit(self._cpu, position)
+        lib.ft_cpu_limit(self.native, position)
 
     def raise_nmi(self) -> None:
-        lib.ft_cpu_raise_nmi(self._cpu)
+        lib.ft_cpu_raise_nmi(self.native)
 
     def skip_to_ns(self, now_ns: int) -> None:
         """Let virtual time jump forward; only between runs."""
-        lib.ft_cpu_skip_to_ns(self._cpu, now_ns)
+        lib.ft_cpu_skip_to_ns(self.native, now_ns)
 
     def save(self, into: Any) -> None:
         """Write the architectural state into ``into``, a buffer of ARCH_BYTES or a ``ft_arch *``."""
-        lib.ft_cpu_save(self._cpu, _arch(into))
+        lib.ft_cpu_save(self.native, _arch(into))
 
     def load(self, state: Any) -> None:
         """Take over an architectural state. The TLB is cold afterwards; translated code stays."""
-        lib.ft_cpu_load(self._cpu, _arch(state))
+        lib.ft_cpu_load(self.native, _arch(state))
 
     def set_dirty_log(self, pages: Any, count: Any) -> None:
         """Log written pages to ``pages`` (``uint32_t *``, one entry per RAM page) and ``count`` (``uint32_t *``)."""
-        lib.ft_cpu_set_dirty_log(self._cpu, pages, count)
+        lib.ft_cpu_set_dirty_log(self.native, pages, count)
 
     def rearm_dirty_log(self) -> None:
-        lib.ft_cpu_rearm_dirty_log(self._cpu)
+        lib.ft_cpu_rearm_dirty_log(self.native)
 
     def write_ram(self, offset: int, data: bytes) -> None:
         """Write as a device does: logged, and code translated from these pages is dropped."""
-        if lib.ft_cpu_write_ram(self._cpu, offset, data, len(data)) != 0:
+        if lib.ft_cpu_write_ram(self.native, offset, data, len(data)) != 0:
             raise IndexError(f"RAM offset {offset:#x} + {len(data)} is outside RAM")
 
     def note_placed(self, segments: bytes) -> None:
         """Somebody has written there as ``write_ram`` does, see events.Placed: what is left are the log and code."""
         places = ffi.from_buffer("ft_extent[]", segments)
-        if lib.ft_cpu_note_placed(self._cpu, places, len(places)) != 0:
+        if lib.ft_cpu_note_placed(self.native, places, len(places)) != 0:
             raise IndexError("what was placed is outside RAM")
 
     def invalidate_code(self, offset: int, size: int) -> None:
         """RAM was changed behind the engine's back: drop code translated from these bytes."""
-        lib.ft_cpu_invalidate_code(self._cpu, offset, size)
+        lib.ft_cpu_invalidate_code(self.native, offset, size)
 
     def invalidate_pages(self, pages: bytes) -> None:
         """The same for all of these pages: their numbers as ``uint32_t`` in native order."""
-        lib.ft_cpu_invalidate_pages(self._cpu, ffi.from_buffer("uint32_t[]", pages), len(pages) // 4)
+        lib.ft_cpu_invalidate_pages(self.native, ffi.from_buffer("uint32_t[]", pages), len(pages) // 4)
 
     def flush_tlb(self) -> None:
-        lib.ft_cpu_flush_tlb(self._cpu)
+        lib.ft_cpu_flush_tlb(self.native)
 
     def write_state(self, offset: int, data: bytes) -> None:
         """Put ``data`` into the architectural state, from byte ``offset`` of ft_arch on; between runs."""
-        if lib.ft_cpu_write_state(self._cpu, offset, data, len(data)) != 0:
+        if lib.ft_cpu_write_state(self.native, offset, data, len(data)) != 0:
             raise IndexError(f"bytes {offset:#x} + {len(data)} are not in the architectural state")
 
     def flip_tlb(self, linear: int, mask: int) -> bool:
         """Flip bits of what the TLB holds for a linear address, see ft_cpu_flip_tlb(); False if that is nothing."""
-        return bool(lib.ft_cpu_flip_tlb(self._cpu, linear, mask))
+        return bool(lib.ft_cpu_flip_tlb(self.native, linear, mask))
 
     def force_register(self, offset: int, keep: int, put: int) -> None:
         """From now on the byte at ``offset`` of the architectural state is ``value & keep | put`` at every block
@@ -277,10 +278,10 @@ class Cpu:
 
     def clear_forces(self) -> None:
         """No byte is forced any more."""
-        lib.ft_cpu_clear_forces(self._cpu)
+        lib.ft_cpu_clear_forces(self.native)
 
     def _force(self, force: Any, offset: int, keep: int, put: int) -> None:
-        if force(self._cpu, offset, keep, put) != 0:
+        if force(self.native, offset, keep, put) != 0:
             raise IndexError(f"byte {offset:#x} cannot be forced")
 
     def _fail(self, error: BaseException) -> None:

@@ -81,7 +81,7 @@ class Injector:
         ``again``: this epoch was run before, so that the faults of single modules that are due in it have happened
         already.
         """
-        if not (self._held or self._tapped or self._board.agenda.state.expected):  # nearly always
+        if self.idle:  # nearly always
             if self._cpu.position() >= until and not self._cpu.instruction():
                 return Stop(StopKind.POSITION)
             return self._board.run(until)
@@ -102,6 +102,11 @@ class Injector:
             self._age(self._cpu.position() - here)
             if stop.kind not in _INSIDE:
                 return stop
+
+    @property
+    def idle(self) -> bool:
+        """No fault is held, or expected."""
+        return not (self._held or self._tapped or self._board.agenda.state.expected)
 
     def step(self, count: int) -> Stop:
         """Run ``count`` instructions, as Board.step does."""

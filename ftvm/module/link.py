@@ -34,6 +34,8 @@ class CommandKind(IntEnum):
 
 
 _KINDS = {int(kind): kind for kind in CommandKind}
+Command = tuple[CommandKind, int, memoryview]
+"""Kind, target, payload, which is valid until the next one is waited for."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -191,26 +193,29 @@ class ModuleEnd:
 
     def __init__(self, memory: Any, ram_bytes: int, command_doorbell: int, report_doorbell: int) -> None:
         self._memory = memory  # the mapping lives as long as this
-        self._link = _open(memory, ram_bytes, command_doorbell, report_doorbell)
-        self._command = ffi.new("ft_command *")
+        self.native: Any = _open(memory, ram_bytes, command_doorbell, report_doorbell)
+        self.command: Any = ffi.new("ft_command *")
         self._report = ffi.new("ft_report *")
         self._payload = memoryview(
-            ffi.buffer(lib.ft_link_command_payload(self._link), lib.ft_link_command_capacity())
+            ffi.buffer(lib.ft_link_command_payload(self.native), lib.ft_link_command_capacity())
         ).toreadonly()
         self.arch: Any = ffi.addressof(self._report, "arch")
-        self.written_pages: Any = lib.ft_link_written_pages(self._link)
-        self.written_count: Any = lib.ft_link_written_count(self._link)
+        self.written_pages: Any = lib.ft_link_written_pages(self.native)
+        self.written_count: Any = lib.ft_link_written_count(self.native)
 
-    def await_command(self, spins: int, lifeline: int) -> tuple[CommandKind, int, memoryview] | None:
-        """(kind, target, payload) of the next command, None when the monitor is gone; the payload is valid until the
-        next call. Raises OSError, LinkFault."""
-        ended = lib.ft_link_await_command(self._link, spins, lifeline, self._command)
+    def await_command(self, spins: int, lifeline: int) -> Command | None:
+        """The next command, None when the monitor is gone. Raises OSError, LinkFault."""
+        ended = lib.ft_link_await_command(self.native, spins, lifeline, self.command)
         if ended == 0:
-            command = self._command
-            return _KINDS[command.kind], command.target, self._payload[: command.payload_bytes]
+            return self.taken()
         if ended == 1:
             return None
         raise LinkFault("waiting for a command failed")
+
+    def taken(self) -> Command:
+        """The command that is in ``command`` now."""
+        command = self.command
+        return _KINDS[command.kind], command.target, self._payload[: command.payload_bytes]
 
     def publish(
         self, stop: int, wake_ns: int, board: bytes, outputs: bytes, detail: bytes, instruction: int = 0
@@ -227,5 +232,5 @@ class ModuleEnd:
         head.board_bytes = len(board)
         head.output_bytes = len(outputs)
         head.detail_bytes = len(detail)
-        if lib.ft_link_publish(self._link, head, board, outputs, detail) != 0:
+        if lib.ft_link_publish(self.native, head, board, outputs, detail) != 0:
             raise LinkFault(f"a report with {len(board)} bytes of state cannot be published")

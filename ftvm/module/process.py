@@ -21,6 +21,7 @@ from ftvm.module.cpu import Cpu, map_ram
 from ftvm.module.injector import Injector
 from ftvm.module.link import (
     LENGTH_BYTES,
+    Command,
     CommandKind,
     Descriptors,
     Load,
@@ -31,6 +32,7 @@ from ftvm.module.link import (
     TraceSpec,
     mailbox_bytes,
 )
+from ftvm.module.rounds import Rounds, Stopped
 
 _decode_setup = msgspec.msgpack.Decoder(Setup).decode
 _decode_load = msgspec.msgpack.Decoder(Load).decode
@@ -56,11 +58,13 @@ class Module:
         self._cpu.set_dirty_log(self._link.written_pages, self._link.written_count)
         self._board = Board(setup.board, self._cpu)
         self._injector = Injector(setup.index, self._board, self._cpu, self._ram)
+        self._rounds = Rounds(self._link, self._cpu, self._board)
+        self._inputs: list[events.Input] = []  # of the last epoch
         self._load(setup.start)
 
     def serve(self, lifeline: int) -> None:
         """Do commands until ``lifeline``, the socket to the monitor, is closed at its other end."""
-        while (command := self._link.await_command(self._spins, lifeline)) is not None:
+        while (command := self._await_command(lifeline)) is not None:
             kind, target, payload = command
             if kind is CommandKind.RUN:  # nearly always
                 self._report(self._run(target, payload, again=False))
@@ -83,17 +87,26 @@ class Module:
                 case CommandKind.STEP:
                     self._report(self._step(target, payload))
 
+    def _await_command(self, lifeline: int) -> Command | None:
+        while self._rounds.device is not None:
+            command = self._rounds.run(self._spins, lifeline)
+            if not isinstance(command, Stopped):
+                return command
+            self._report(self._board.go_on(command.stop, command.target))
+        return self._link.await_command(self._spins, lifeline)
+
     def _here(self) -> Stop:
         return Stop(StopKind.POSITION)
 
     def _run(self, target: int, payload: bytes | memoryview, again: bool) -> Stop:
         self._cpu.rearm_dirty_log()  # not earlier: the monitor reads the log after the report
-        if payload:
-            self._board.put([*events.decode_inputs(payload)])
+        self._inputs = [*events.decode_inputs(payload)] if payload else []
+        self._board.put(self._inputs)
         return self._injector.run(target, again)
 
     def _step(self, count: int, payload: bytes | memoryview) -> Stop:
         self._cpu.rearm_dirty_log()
+        self._inputs = []
         if payload:
             self._board.put([*events.decode_inputs(payload)])
         return self._injector.step(count)
@@ -112,10 +125,12 @@ class Module:
 
     def _report(self, stop: Stop, detail: bytes | None = None) -> None:
         self._cpu.save(self._link.arch)
-        outputs = events.encode(self._board.take_outputs())
+        outputs = self._board.take_outputs()
         if detail is None:
             detail = stop.detail.encode()
-        self._link.publish(stop.kind, stop.wake_ns or 0, self._board.save(), outputs, detail, self._cpu.instruction())
+        instruction, board = self._cpu.instruction(), self._board.save()
+        self._link.publish(stop.kind, stop.wake_ns or 0, board, events.encode(outputs), detail, instruction)
+        self._rounds.look_at(self._inputs, stop.kind, outputs, self._injector.idle and not instruction)
 
     def _load(self, snapshot: Snapshot, pages: bytes | None = None) -> None:
         self._cpu.load(snapshot.arch)

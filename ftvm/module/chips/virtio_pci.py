@@ -131,6 +131,10 @@ class VirtioState(PciFunctionState):
         return bool(bus_master) and self.status & (DRIVER_OK | NEEDS_RESET | FAILED) == DRIVER_OK
 
 
+Message = tuple[int, bool, int, int, bool]
+"""Destination, logical, delivery mode, vector, level-triggered."""
+
+
 class Wires(msgspec.Struct, frozen=True):
     """What a device has to do with the rest of the machine.
 
@@ -258,6 +262,17 @@ class VirtioPci(PciFunction):
     def sends_messages(self) -> bool:
         """Its interrupts are messages (MSI-X), not a level on a pin."""
         return bool(self.state.config[self.msix_capability + 3] & MSIX_ENABLE >> 8)
+
+    def notify_address(self) -> int | None:
+        """Guest physical, for queue 0; None while nothing is decoded."""
+        return next((address + NOTIFY for bar, address in self.mappings() if bar == REGISTERS), None)
+
+    def message_of(self, queue: int) -> Message | None:
+        """The message that ``complete`` sends for the queue. None: it does something else."""
+        vector = self.state.queues[queue].msix_vector
+        if not self.sends_messages or vector >= self._vectors or self._is_masked(vector):
+            return None
+        return self._message(vector)
 
     def complete(self, queue: int, next_avail: int, next_used: int, interrupt: bool) -> None:
         """The device has got so far in both rings of a queue; ``interrupt``: and the driver wants to know."""
@@ -452,13 +467,23 @@ class VirtioPci(PciFunction):
         """Send the message of a vector, or keep it until it is unmasked."""
         if vector >= self._vectors:
             return
+        if self._is_masked(vector):
+            self.state.msix_pending |= 1 << vector
+        elif (message := self._message(vector)) is not None:
+            self._wires.message(*message)
+
+    def _is_masked(self, vector: int) -> bool:
         state = self.state
-        low, high, data, control = state.msix_table[4 * vector : 4 * vector + 4]
-        if control & VECTOR_MASKED or state.config[self.msix_capability + 3] & MSIX_FUNCTION_MASK >> 8:
-            state.msix_pending |= 1 << vector
-        elif high == 0 and low >> 20 == _MESSAGE_BASE and state.config[COMMAND] & COMMAND_BUS_MASTER:
-            # SDM vol. 3A, 11.11: destination in bits 19:12, logical mode in bit 2; data as in the local APIC's LVT.
-            self._wires.message(low >> 12 & 0xFF, bool(low & 4), data >> 8 & 7, data & 0xFF, bool(data & 0x8000))
+        masked = state.msix_table[4 * vector + 3] & VECTOR_MASKED
+        return bool(masked or state.config[self.msix_capability + 3] & MSIX_FUNCTION_MASK >> 8)
+
+    def _message(self, vector: int) -> Message | None:
+        """What it says, if that reaches the bus as an interrupt."""
+        low, high, data = self.state.msix_table[4 * vector : 4 * vector + 3]
+        if high != 0 or low >> 20 != _MESSAGE_BASE or not self.state.config[COMMAND] & COMMAND_BUS_MASTER:
+            return None
+        # SDM vol. 3A, 11.11: destination in bits 19:12, logical mode in bit 2; data as in the local APIC's LVT.
+        return low >> 12 & 0xFF, bool(low & 4), data >> 8 & 7, data & 0xFF, bool(data & 0x8000)
 
     def _fire_pending(self) -> None:
         """Something may have been unmasked."""
