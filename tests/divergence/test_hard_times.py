@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -172,16 +172,18 @@ def test_without_an_arbiter_the_machine_stops_in_its_verified_state(monkeypatch:
 
 
 def test_an_epoch_that_ends_every_module_is_a_fail_stop_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    run_epoch = EpochRunner.run
+    def kill_later(before: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(self: EpochRunner, modules: Sequence[ModuleHandle], epoch: Any, *more: Any, **options: Any) -> Any:
+            if epoch.target > 2_000_000:
+                for module in modules:
+                    module.kill()
+                    module._process.wait()
+            return before(self, modules, epoch, *more, **options)
 
-    def kill_later(self: EpochRunner, modules: Sequence[ModuleHandle], epoch: Any, again: bool = False) -> Any:
-        if epoch.target > 2_000_000:
-            for module in modules:
-                module.kill()
-                module._process.wait()
-        return run_epoch(self, modules, epoch, again)
+        return tell
 
-    monkeypatch.setattr(EpochRunner, "run", kill_later)
+    monkeypatch.setattr(EpochRunner, "turn", kill_later(EpochRunner.turn))
+    monkeypatch.setattr(EpochRunner, "run", kill_later(EpochRunner.run))
     hit = run("workload", **STUCK)
     assert hit.result.outcome == "fail-stop"
     assert hit.result.divergences[-1].verdict == "fail-stop"
