@@ -5,7 +5,8 @@ to any leg, and the mark goes away only after every leg has the write and was sy
 two legs that were in sync differ in marked regions at most, and a leg that is away lacks marked regions at most.
 
 Marking costs a sync of the metadata, so it is done for whole groups, ahead of a stream of writes, and marks of regions
-that are clean by now stay until there are many: a guest that keeps writing to the same gigabyte pays once.
+that are clean by now stay until there are many: a guest that keeps writing to the same gigabyte pays once. Groups grow
+while one batch soon follows another, so that a guest that writes here and there pays a few times, not once per group.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,10 @@ from ftvm.storage.regions import RegionSet, Span, sector_count
 
 GROUP = 16
 """Regions that are marked together: 1 MiB."""
+MAX_GROUP = 1024
+"""To which it grows, by doubling: 64 MiB."""
+SOON = 16
+"""Writes: when a batch is wanted after so few, groups grow; after more, they are small again."""
 AHEAD = 8
 """Groups that are marked together where the group before them is marked: a stream of writes."""
 HOT_REGIONS = 16 * 1024
@@ -40,12 +45,17 @@ class WriteIntents:
         self._wanted = RegionSet()
         self._batch = RegionSet()
         self._rewrite = False
+        self._group = GROUP
+        self._asked = False
+        self._begun = self._begun_before = 0
+        """Writes: so far, and until the last batch that one of them asked for."""
 
     # ---- writes ----
 
     def begin(self, span: Span) -> object:
         """A write to these regions begins, or waits for its marks. Give what this returns to ``end``."""
         ticket = object()
+        self._begun += 1
         self._writing[ticket] = span
         self._unsynced.add(span)
         if self.degraded:
@@ -97,8 +107,11 @@ class WriteIntents:
 
     def want(self, span: Span) -> None:
         """The next batch is to mark this, and what will probably come after it."""
-        first = span[0] // GROUP * GROUP
-        stop = -(-span[1] // GROUP) * GROUP
+        if self._begun - self._begun_before > SOON:
+            self._group = GROUP
+        self._asked = True
+        first = span[0] // self._group * self._group
+        stop = -(-span[1] // self._group) * self._group
         if first > 0 and self.marked.covers((first - 1, first)):
             stop = max(stop, first + AHEAD * GROUP)
         self._wanted.add((first, min(stop, self._regions)))
@@ -128,6 +141,10 @@ class WriteIntents:
             self._batch = before | keep
             self.marked = before.copy()
         self._wanted = RegionSet()
+        if self._asked:
+            self._asked = False
+            self._group = min(2 * self._group, MAX_GROUP)
+            self._begun_before = self._begun
         numbers = set(range(sector_count(self._regions))) if self._rewrite else before.sectors() | self._batch.sectors()
         masks = {
             number: self._batch.mask(number)

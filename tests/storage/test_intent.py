@@ -1,6 +1,6 @@
 """Marks come before writes and go after syncs."""
 
-from ftvm.storage.intent import AHEAD, GROUP, HOT_REGIONS, WriteIntents
+from ftvm.storage.intent import AHEAD, GROUP, HOT_REGIONS, MAX_GROUP, SOON, WriteIntents
 from ftvm.storage.regions import RegionSet
 
 REGIONS = 4 * HOT_REGIONS
@@ -35,6 +35,29 @@ def test_a_stream_of_writes_is_marked_ahead_to_the_end_of_the_disk_at_most() -> 
     end.next_batch([])
     end.batch_done()
     assert end.marked == RegionSet.of((REGIONS - GROUP - 1, REGIONS))
+
+
+def write(intents: WriteIntents, region: int) -> int:
+    """How many regions are marked anew for it."""
+    before = len(intents.marked)
+    ticket = intents.begin((region, region + 1))
+    if not intents.marked.covers((region, region + 1)):
+        intents.want((region, region + 1))
+        intents.next_batch([])
+        intents.batch_done()
+    intents.end(ticket)
+    return len(intents.marked) - before
+
+
+def test_groups_grow_while_a_guest_writes_here_and_there() -> None:
+    intents = WriteIntents(REGIONS, RegionSet())
+    places = range(MAX_GROUP, REGIONS, 2 * MAX_GROUP)
+    marked = [write(intents, place) for place in places[:8]]
+    assert marked == [GROUP << doubled for doubled in range(7)] + [MAX_GROUP]
+    for _ in range(SOON):
+        write(intents, places[0])
+    assert write(intents, places[8]) == GROUP
+    assert write(intents, places[9]) == 2 * GROUP
 
 
 def test_only_sectors_of_the_bitmap_that_change_are_written() -> None:
