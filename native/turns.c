@@ -21,8 +21,9 @@ enum {
     MAX_SPANS = 1024,
     DATA_BYTES = 1 << 20,
     PACKED_BYTES = DATA_BYTES + (64 << 10),
-    MAX_WRITTEN = 512,  /* places, until the caller has to know of them */
-    PATIENCE_US = 1000, /* with the host's page cache; then the caller does what takes longer */
+    MAX_WRITE_BYTES = 256 << 10, /* so that it is done in a moment */
+    MAX_WRITTEN = 512,           /* places, until the caller has to know of them */
+    PATIENCE_US = 1000,          /* with the host's page cache; then the caller does what takes longer */
     WATCH_NS = 1000 * 1000,
     SECTOR_BYTES = 512
 };
@@ -319,7 +320,7 @@ static int note(ft_turns *t, const ft_turn_disk *disk, const ft_queue *q)
         return 0;
     }
     r->offset = header.sector * SECTOR_BYTES;
-    if (r->writes && !is_marked(disk, r->offset, r->bytes)) {
+    if (r->writes && (r->bytes > MAX_WRITE_BYTES || !is_marked(disk, r->offset, r->bytes))) {
         return 0;
     }
     t->data_bytes += r->bytes;
@@ -523,6 +524,17 @@ static void post(ft_turn_plan *plan, const void *payload, uint32_t payload_bytes
     }
 }
 
+/* As long as the caller does not have to look what keeps somebody from reporting. */
+static int await(ft_turns *t, const ft_turn_plan *plan)
+{
+    while (!ft_link_await_reports(plan->links, plan->count, plan->spin_us, plan->sleep_us)) {
+        if (!plan->disk || now_ns() >= plan->until_ns || poll(t->watched, t->watched_count, 0) != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 int ft_turns_run(ft_turns *t, ft_turn_plan *plan, const void *payload, uint32_t payload_bytes)
 {
     uint64_t looked_ns;
@@ -536,8 +548,7 @@ int ft_turns_run(ft_turns *t, ft_turn_plan *plan, const void *payload, uint32_t 
     }
     for (;;) {
         post(plan, payload, payload_bytes);
-        if (plan->refused ||
-            !ft_link_await_reports(plan->links, plan->count, plan->spin_us, plan->sleep_us)) {
+        if (plan->refused || !await(t, plan)) {
             return FT_TURN_SILENT;
         }
         plan->ended_ns = now_ns();
