@@ -14,6 +14,7 @@ from ftvm.storage import array
 from ftvm.storage.faulty import Fault, FaultModel
 from ftvm.storage.host import Access, File, LocalHost
 from ftvm.storage.leg import Reason, write_failure
+from ftvm.storage.regions import REGION_BYTES
 from ftvm.storage.request import Completion, DiskError, Operation, Request
 from tests.storage.disks import FakeClock, GatedHost, TestedDisk, images_equal, make, opened, pattern
 
@@ -158,3 +159,38 @@ def test_the_last_leg_stays_and_its_error_is_the_guests(tmp_path: Path) -> None:
 def test_a_write_that_the_host_takes_in_part_is_a_short_one() -> None:
     failure = write_failure(4096, 1024, lib.FT_LEG_SHORT, 512)
     assert (failure.reason, failure.detail) == (Reason.SHORT_WRITE, "nothing more is taken at 4608")
+
+
+def test_what_native_code_wrote_while_a_leg_was_away_is_copied_to_it(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    place = 5 * REGION_BYTES  # marked with its group, and written to by nobody else
+    with opened(paths) as disk:
+        disk.write(0, pattern(1))
+        disk.mirror.pull(1)
+        disk.flush()
+        shortcut = disk.mirror.shortcut()
+        assert shortcut is not None
+        assert shortcut.direct is not None
+        assert shortcut.direct.write(place, pattern(2), 60_000_000) is None
+        disk.mirror.wrote([(place, len(pattern(2)))])
+        disk.insert(1)
+        disk.resync()
+        assert disk.states() == ["duplexed", "duplexed"]
+        assert paths[1].read_bytes()[place:][: len(pattern(2))] == pattern(2)
+    assert images_equal(paths)
+
+
+def test_native_code_is_not_let_where_somebody_is_at_work_or_a_write_is_more_than_that(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    host = GatedHost(paths[1:], direct=True)
+    with opened(paths, host=host) as disk:
+        with hanging(disk, host) as flushing:
+            assert disk.mirror.shortcut() is None
+        disk.mirror.wait(lambda: bool(flushing))
+        shortcut = disk.mirror.shortcut()
+        assert shortcut is not None
+        assert shortcut.direct is not None
+        disk.mirror.inject(1, Fault(FaultModel.SLOW))
+        shortcut = disk.mirror.shortcut()
+        assert shortcut is not None
+        assert shortcut.direct is None
