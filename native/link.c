@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The mailbox between the monitor and one module, and the doorbells beside it. */
-#define _GNU_SOURCE /* ppoll, syscall */
+#define _GNU_SOURCE /* ppoll, sched_getcpu, syscall */
 #include "ftvm.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -21,7 +22,7 @@
 enum {
     PAGE_BYTES = 4096,
     CACHE_LINE = 64,
-    LOOKS_PER_TURN = 16,
+    LOOKS_PER_CLOCK = 16,
     SHORT_TURN_NS = 100 * 1000, /* the least that Linux takes */
     /* Memory that is never written takes none. */
     COMMAND_PAYLOAD_BYTES = 4 << 20,
@@ -29,12 +30,17 @@ enum {
     BOARD_BYTES = COMMAND_PAYLOAD_BYTES - (64 << 10) /* with the rest of a snapshot it fits into a command */
 };
 
-/* Shared. Each cache line has one writer, so that a spinning reader disturbs only when there is news. */
+/* What one side writes. A cache line has one writer, so that a spinning reader disturbs only when there is news. */
 typedef struct {
-    alignas(CACHE_LINE) atomic_uint commands; /* posted so far; the monitor's */
-    atomic_uint monitor_sleeps;
-    alignas(CACHE_LINE) atomic_uint reports; /* published so far; the module's */
-    atomic_uint module_sleeps;
+    alignas(CACHE_LINE) atomic_uint told; /* commands posted, or reports published, so far */
+    atomic_uint sleeps;
+    atomic_uint core; /* where it was when it told or saw the newest */
+} side;
+
+/* Shared. */
+typedef struct {
+    side monitor;
+    side module;
     alignas(CACHE_LINE) ft_command command;
     alignas(CACHE_LINE) ft_report report;
     uint32_t written_count;
@@ -60,15 +66,6 @@ static void relax(void)
 #endif
 }
 
-/*
- * A few looks for news are over without any. Linux may have put whoever brings them on this very core, as that is the
- * one of its waker; where a hypervisor takes idle cores away they do not count as idle. Let it have its turn.
- */
-static void make_way(void)
-{
-    (void)sched_yield();
-}
-
 static int ring(int doorbell)
 {
     const uint64_t one = 1;
@@ -81,30 +78,51 @@ static int ring(int doorbell)
     return n == (ssize_t)sizeof one || errno == EAGAIN ? 0 : -1;
 }
 
+static void tell_core(side *self)
+{
+    atomic_store_explicit(&self->core, (uint32_t)sched_getcpu(), memory_order_relaxed);
+}
+
+/*
+ * To look for news from there keeps them from coming. It happens: Linux puts a process that is woken on the core of its
+ * waker when the others are idle for so long that a hypervisor has taken them away.
+ */
+static bool is_here(side *other)
+{
+    return atomic_load_explicit(&other->core, memory_order_relaxed) == (uint32_t)sched_getcpu();
+}
+
 /*
  * A sequence counter is announced by its writer and awaited by its reader. Writer: counter, then flag.
  * Reader: flag, then counter. All are sequentially consistent, so one of the two always sees the other: no
  * wake-up is lost.
  */
-static int announce(atomic_uint *counter, uint32_t value, atomic_uint *reader_sleeps, int doorbell)
+static int announce(side *self, side *other, uint32_t value, int doorbell)
 {
-    atomic_store(counter, value);
-    return atomic_load(reader_sleeps) ? ring(doorbell) : 0;
+    tell_core(self);
+    atomic_store(&self->told, value);
+    return atomic_load(&other->sleeps) ? ring(doorbell) : 0;
 }
 
-static int arrived(atomic_uint *counter, uint32_t value, atomic_uint *reader_sleeps, uint32_t spins)
+static bool has_told(side *other, uint32_t value)
 {
-    for (uint32_t i = 0; i < spins && atomic_load_explicit(counter, memory_order_acquire) != value; i++) {
-        relax();
-        if (i % LOOKS_PER_TURN == LOOKS_PER_TURN - 1) {
-            make_way();
+    return atomic_load_explicit(&other->told, memory_order_acquire) == value;
+}
+
+static int arrived(side *self, side *other, uint32_t value, uint32_t spins)
+{
+    for (uint32_t i = 0; i < spins && !has_told(other, value); i++) {
+        if (i % LOOKS_PER_CLOCK == 0 && is_here(other)) {
+            break;
         }
+        relax();
     }
-    atomic_store(reader_sleeps, 1);
-    if (atomic_load(counter) != value) {
+    atomic_store(&self->sleeps, 1);
+    if (atomic_load(&other->told) != value) {
         return 0;
     }
-    atomic_store_explicit(reader_sleeps, 0, memory_order_relaxed);
+    atomic_store_explicit(&self->sleeps, 0, memory_order_relaxed);
+    tell_core(self);
     return 1;
 }
 
@@ -160,12 +178,12 @@ int ft_link_post(ft_link *link, const ft_command *command, const void *payload)
         memcpy(box->command_payload, payload, command->payload_bytes);
     }
     box->command = *command;
-    return announce(&box->commands, ++link->turn, &box->module_sleeps, link->command_doorbell);
+    return announce(&box->monitor, &box->module, ++link->turn, link->command_doorbell);
 }
 
 int ft_link_reported(ft_link *link, uint32_t spins)
 {
-    return arrived(&link->box->reports, link->turn, &link->box->monitor_sleeps, spins);
+    return arrived(&link->box->monitor, &link->box->module, link->turn, spins);
 }
 
 int ft_link_collect(ft_link *link, ft_report *report)
@@ -187,7 +205,7 @@ int ft_link_collect(ft_link *link, ft_report *report)
 static uint32_t last_missing(ft_link *const *links, uint32_t count)
 {
     for (uint32_t i = count; i-- > 0;) {
-        if (atomic_load_explicit(&links[i]->box->reports, memory_order_acquire) != links[i]->turn) {
+        if (!has_told(&links[i]->box->module, links[i]->turn)) {
             return i;
         }
     }
@@ -208,12 +226,11 @@ int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_u
     const uint64_t end_ns = began_ns + 1000u * (uint64_t)sleep_us;
     uint32_t missing;
 
-    while ((missing = last_missing(links, count)) != count &&
+    while ((missing = last_missing(links, count)) != count && !is_here(&links[missing]->box->module) &&
            now_ns() < began_ns + 1000u * (uint64_t)spin_us) {
-        for (int i = 0; i < LOOKS_PER_TURN; i++) {
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
             relax();
         }
-        make_way();
     }
     /* One by one: whoever is done before the one that is waited for wakes nobody. */
     while (missing != count) {
@@ -222,7 +239,7 @@ int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_u
         uint64_t rings, here_ns;
         struct timespec left;
 
-        if (!arrived(&link->box->reports, link->turn, &link->box->monitor_sleeps, 0)) {
+        if (!arrived(&link->box->monitor, &link->box->module, link->turn, 0)) {
             here_ns = now_ns();
             if (here_ns >= end_ns) {
                 break;
@@ -239,9 +256,10 @@ int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_u
         missing = last_missing(links, count);
     }
     if (missing == count) {
-        for (uint32_t i = 0; i < count;
-             i++) { /* or it would be told of the next report, too, which it may see */
-            atomic_store_explicit(&links[i]->box->monitor_sleeps, 0, memory_order_relaxed);
+        for (uint32_t i = 0; i < count; i++) {
+            /* Or it would be told of the next report, too, which it may see. */
+            atomic_store_explicit(&links[i]->box->monitor.sleeps, 0, memory_order_relaxed);
+            tell_core(&links[i]->box->monitor);
         }
     }
     return missing == count;
@@ -260,7 +278,7 @@ int ft_link_await_command(ft_link *link, uint32_t spins, int lifeline, ft_comman
     uint64_t rings;
 
     link->turn++;
-    while (!arrived(&box->commands, link->turn, &box->module_sleeps, spins)) {
+    while (!arrived(&box->module, &box->monitor, link->turn, spins)) {
         if (poll(wait, 2, -1) < 0 && errno != EINTR) {
             return -1;
         }
@@ -297,7 +315,7 @@ int ft_link_publish(ft_link *link, const ft_report *report, const void *board, c
     end += report->output_bytes;
     memcpy(end, detail, report->detail_bytes);
     box->report = *report;
-    return announce(&box->reports, link->turn, &box->monitor_sleeps, link->report_doorbell);
+    return announce(&box->module, &box->monitor, link->turn, link->report_doorbell);
 }
 
 uint32_t *ft_link_written_pages(ft_link *link)
