@@ -18,6 +18,7 @@ UNICORN_SHA256 = "bb556269ec90752e3b3ded2f3fc6a397427ca73e30ca4818d3cfb05621b5e2
 REPLACED = [  # linked as __wrap_NAME wherever another object calls NAME; see native/engine.c
     "gettimeofday",
     "qemu_system_reset_request",
+    "qht_remove",
     *(
         f"{name}_x86_64"
         for name in (

@@ -21,7 +21,7 @@
  *    first store to a page since the log was armed comes by.
  *  - x86_stl_phys_notdirty: sets accessed and dirty bits in page tables past the dirty log.
  *  - x86_ldl_phys, x86_ldq_phys: take a long way to read a page-table entry.
- *  - tlb_flush, tlb_flush_page, tcg_region_reset_all, helper_lookup_tb_ptr: Unicorn does not know of global pages, so
+ *  - tlb_flush, tlb_flush_page, tcg_region_reset_all, helper_lookup_tb_ptr, qht_remove: Unicorn does not know of global pages, so
  *    that each MOV to CR3 costs a kernel its TLB and the places its jumps go to. See "Global pages".
  *  - uc_struct.memory_mapping, a pointer: looks up the map of the whole memory at each slow access.
  *  - tcg_optimize: a pass of the translator that does not pay.
@@ -152,11 +152,11 @@ enum {
     TB_CFLAGS = 0x18,
     TB_CFLAGS_COUNT = 0x7fff, /* how many instructions the block may have, 0 for any number */
     TB_CFLAGS_PIECE =
-        0x8000, /* Unicorn's CF_LAST_IO: part of what blocks are told apart by, and used for nothing */
-    TB_CFLAGS_INVALID = 0x40000,
-    TB_ENTRY = 0x20,     /* its host code */
+        0x8000,      /* Unicorn's CF_LAST_IO: part of what blocks are told apart by, and used for nothing */
+    TB_ENTRY = 0x20, /* its host code */
     TB_PAGE_ADDR = 0x48, /* uint64_t[2], the second -1 for a block on one page */
 
+    TCG_BLOCKS = 0x98b8, /* the hash table of all of them */
     TCG_CPU_ENV = 0x98f0,
     TCG_UC = 0x9970,
     TCG_TYPE_I64 = 1,
@@ -281,6 +281,7 @@ void __real_tlb_flush_x86_64(void *cpu);
 void __real_tlb_flush_page_x86_64(void *cpu, uint64_t address);
 void __real_tcg_region_reset_all_x86_64(void *tcg);
 void *__real_helper_lookup_tb_ptr_x86_64(void *env);
+bool __real_qht_remove(void *blocks, const void *block, uint32_t hash);
 uint32_t __real_x86_ldl_phys_x86_64(void *cpu, uint64_t address);
 uint64_t __real_x86_ldq_phys_x86_64(void *cpu, uint64_t address);
 void __real_x86_stl_phys_notdirty_x86_64(void *cpu, uint64_t address, uint32_t value);
@@ -315,6 +316,12 @@ typedef struct {
 /* See "Global pages". */
 enum { LOCAL_PAGES = 256, GLOBAL_CODE_PAGES = 1024, GLOBAL_BLOCK_BITS = 13 };
 
+/* All that a jump to a block needs to know, in one line of the host's caches. */
+typedef struct {
+    uint64_t pc;
+    void *entry; /* NULL: nothing is kept here */
+} jump_target;
+
 typedef struct {
     uint64_t entry; /* of a page table: what was read last for the TLB entry that is being set up */
     uint32_t cr3_writes;
@@ -324,7 +331,8 @@ typedef struct {
         int mode;
     } local[LOCAL_PAGES];
     uint64_t code[GLOBAL_CODE_PAGES]; /* a page's address, plus 1 */
-    char *blocks[1 << GLOBAL_BLOCK_BITS];
+    uint64_t flags;                   /* of the blocks below, all of which have the same */
+    jump_target targets[1 << GLOBAL_BLOCK_BITS];
 } global_pages;
 
 enum { UNNOTICED_PAGES = 256 };
@@ -821,11 +829,14 @@ int __wrap_gettimeofday(struct timeval *now, void *zone)
  * its code that it patches (Linux: 17,000 times in a boot). Of the TLBs of the kernel, only what is known not to be
  * global is dropped then. Unicorn sizes a TLB when it is flushed as a whole, so that is done now and then.
  *
- * Unicorn finds the target of an indirect jump in a cache by linear address, and forgets all of it with each flush. The
- * blocks of global pages are kept beside it.
+ * Unicorn finds the target of an indirect jump in a cache by linear address, and forgets all of it with each flush. Targets
+ * on global pages are kept beside it, in less memory: a kernel returns from functions all the time, and each look is a miss of
+ * the host's caches.
  */
 
 enum { FLUSH_ALL_EVERY = 64, GROWN_TLB_ENTRIES = 4096 };
+
+#define NO_FLAGS UINT64_MAX
 
 /* A guest that does not flush a TLB would keep it small for ever: flush one that is nearly full, and it grows. */
 static void make_room(ft_engine *engine, int mode)
@@ -840,7 +851,8 @@ static void make_room(ft_engine *engine, int mode)
 
 static void forget_global_blocks(ft_engine *engine)
 {
-    memset(engine->global.blocks, 0, sizeof(engine->global.blocks));
+    memset(engine->global.targets, 0, sizeof(engine->global.targets));
+    engine->global.flags = NO_FLAGS;
 }
 
 static void forget_global(ft_engine *engine)
@@ -967,32 +979,64 @@ static uint32_t jump_cache_index(uint64_t pc)
     return (mixed >> 6 & 0xfc0) | (mixed & 0x3f);
 }
 
+static jump_target *target_of(ft_engine *engine, uint64_t pc)
+{
+    return &engine->global.targets[pc * 0x9e3779b97f4a7c15u >> (64 - GLOBAL_BLOCK_BITS)];
+}
+
+static bool is_in_global_code(ft_engine *engine, const char *block)
+{
+    const uint64_t *pages = &FIELD(block, TB_PAGE_ADDR, const uint64_t);
+    uint64_t page = FIELD(block, TB_PC, const uint64_t) & ~(uint64_t)(FT_PAGE_BYTES - 1);
+
+    return pages[0] != FT_NO_RAM && is_global_code(engine, page) &&
+           (pages[1] == FT_NO_RAM || is_global_code(engine, page + FT_PAGE_BYTES));
+}
+
+/* Keep where the jump that Unicorn has just looked up goes, if it is one within a kernel. */
+static void keep_target(ft_engine *engine, uint64_t pc, uint64_t flags, void *entry)
+{
+    const char *block = (&FIELD(engine->cpu, CPU_JUMP_CACHE, const char *))[jump_cache_index(pc)];
+
+    if (flags & HF_CPL || segment(engine->env, ENV_SEGS, 1)->base || !block ||
+        FIELD(block, TB_ENTRY, void *const) != entry || !is_in_global_code(engine, block)) {
+        return;
+    }
+    if (engine->global.flags == NO_FLAGS) {
+        engine->global.flags = flags;
+    }
+    if (engine->global.flags == flags) {
+        *target_of(engine, pc) = (jump_target){pc, entry};
+    }
+}
+
 /* Where an indirect jump goes: host code. */
 void *__wrap_helper_lookup_tb_ptr_x86_64(void *env)
 {
     ft_engine *engine = owner_of_env(env)->engine;
-    uint32_t hflags = FIELD(env, ENV_HFLAGS, uint32_t);
-    uint64_t cs_base = segment(env, ENV_SEGS, 1)->base, pc = cs_base + FIELD(env, ENV_EIP, uint64_t);
+    uint64_t flags = FIELD(env, ENV_HFLAGS, uint32_t) | (FIELD(env, ENV_EFLAGS, uint32_t) & FLAGS_OF_BLOCKS);
+    uint64_t pc = FIELD(env, ENV_EIP, uint64_t);
+    const jump_target *kept = target_of(engine, pc);
 
-    if (hflags & HF_CPL) {
-        return __real_helper_lookup_tb_ptr_x86_64(env);
-    }
-    char **kept = &engine->global.blocks[pc * 0x9e3779b97f4a7c15u >> (64 - GLOBAL_BLOCK_BITS)];
-    char *block = *kept;
-    if (block && FIELD(block, TB_PC, uint64_t) == pc && FIELD(block, TB_CS_BASE, uint64_t) == cs_base &&
-        FIELD(block, TB_FLAGS, uint32_t) == (hflags | (FIELD(env, ENV_EFLAGS, uint32_t) & FLAGS_OF_BLOCKS)) &&
-        !(FIELD(block, TB_CFLAGS, uint32_t) & TB_CFLAGS_INVALID)) {
-        return FIELD(block, TB_ENTRY, void *);
+    if (flags == engine->global.flags && kept->pc == pc && kept->entry &&
+        segment(env, ENV_SEGS, 1)->base == 0) {
+        return kept->entry;
     }
     void *entry = __real_helper_lookup_tb_ptr_x86_64(env);
-    uint64_t page = pc & ~(uint64_t)(FT_PAGE_BYTES - 1);
-    block = (&FIELD(engine->cpu, CPU_JUMP_CACHE, char *))[jump_cache_index(pc)];
-    if (block && FIELD(block, TB_ENTRY, void *) == entry && is_global_code(engine, page) &&
-        (FIELD(block, TB_PAGE_ADDR + 8, uint64_t) == UINT64_MAX ||
-         is_global_code(engine, page + FT_PAGE_BYTES))) {
-        *kept = block;
-    }
+    keep_target(engine, pc, flags, entry);
     return entry;
+}
+
+/* A block is no longer one: it is taken out of the table of all blocks. */
+bool __wrap_qht_remove(char *blocks, const char *block, uint32_t hash)
+{
+    ft_engine *engine = owner_of_uc(FIELD(blocks - TCG_BLOCKS, TCG_UC, void *))->engine;
+    jump_target *kept = target_of(engine, FIELD(block, TB_PC, const uint64_t));
+
+    if (kept->entry == FIELD(block, TB_ENTRY, void *const)) {
+        kept->entry = NULL;
+    }
+    return __real_qht_remove(blocks, block, hash);
 }
 
 /* ---- Memory: the dirty log, and code that changes ------------------------------------------------------------ */

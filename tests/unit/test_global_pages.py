@@ -78,6 +78,13 @@ def test_a_page_that_is_global_no_longer_goes(look: str) -> None:
     assert run(f"{look}; {local}; {look}; movl ${FRAME_2 + PRESENT}, {TABLE}; {LOAD_CR3}; {look}") == 2
 
 
+def test_a_function_that_is_known_as_a_target_may_be_changed() -> None:
+    number = FRAME_1 + 8 + 1  # the constant in its first instruction, through another mapping
+    look = f"mov $3, %ecx; 1: {CALL}; loop 1b"
+    assert run(f"{look}; movb $7, {number}; {look}") == 7
+    assert run(f"{look}; movb $7, {number}; {look}; movb $8, {number}; {CALL}") == 8
+
+
 @pytest.mark.parametrize("look", [READ, CALL])
 def test_two_address_spaces_stay_apart(look: str) -> None:
     """However often they change: EBP counts those looks that saw the other one."""
