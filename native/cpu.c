@@ -516,42 +516,21 @@ void ft_cpu_rearm_dirty_log(ft_cpu *cpu)
     ft_engine_rearm_dirty_log(cpu);
 }
 
-/* Bytes of RAM are written, or were. -1: they are not all inside. */
-static int note_written(ft_cpu *cpu, ft_extent at)
+int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_t bytes)
 {
-    if (at.offset > cpu->ram_bytes || at.bytes > cpu->ram_bytes - at.offset) {
+    if (ram_offset > cpu->ram_bytes || bytes > cpu->ram_bytes - ram_offset) {
         return -1;
     }
-    if (at.bytes == 0) {
+    if (bytes == 0) {
         return 0;
     }
-    uint64_t first = at.offset >> FT_PAGE_SHIFT;
-    uint64_t last = (at.offset + at.bytes - 1) >> FT_PAGE_SHIFT;
+    uint64_t first = ram_offset >> FT_PAGE_SHIFT;
+    uint64_t last = (ram_offset + bytes - 1) >> FT_PAGE_SHIFT;
     for (uint64_t page = first; page <= last; page++) {
         ft_cpu_log_page(cpu, page);
     }
+    memcpy(cpu->ram + ram_offset, data, bytes);
     ft_engine_drop_code(cpu, first, last - first + 1);
-    return 0;
-}
-
-int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_t bytes)
-{
-    if (note_written(cpu, (ft_extent){ram_offset, bytes}) != 0) {
-        return -1;
-    }
-    if (bytes) {
-        memcpy(cpu->ram + ram_offset, data, bytes);
-    }
-    return 0;
-}
-
-int ft_cpu_note_placed(ft_cpu *cpu, const ft_extent *places, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (note_written(cpu, places[i]) != 0) {
-            return -1;
-        }
-    }
     return 0;
 }
 
@@ -563,6 +542,17 @@ void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes)
     if (bytes) {
         ft_engine_drop_code(cpu, first, last - first + 1);
     }
+}
+
+int ft_cpu_invalidate_places(ft_cpu *cpu, const ft_extent *places, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (places[i].offset > cpu->ram_bytes || places[i].bytes > cpu->ram_bytes - places[i].offset) {
+            return -1;
+        }
+        ft_cpu_invalidate_code(cpu, places[i].offset, places[i].bytes);
+    }
+    return 0;
 }
 
 void ft_cpu_invalidate_pages(ft_cpu *cpu, const uint32_t *pages, uint32_t count)

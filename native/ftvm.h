@@ -162,16 +162,16 @@ void ft_cpu_rearm_dirty_log(ft_cpu *cpu);
 
 /* Write to RAM as a device does: the pages are logged and code translated from them is dropped. */
 int ft_cpu_write_ram(ft_cpu *cpu, uint64_t ram_offset, const void *data, uint64_t bytes);
+/* The owner changed RAM behind the engine's back: drop translated code of these bytes. */
+void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
 /* Bytes of RAM. */
 typedef struct {
     uint64_t offset;
     uint64_t bytes;
 } ft_extent;
 
-/* Somebody has done so already: log these pages, and drop their code. -1: not all of them are RAM. */
-int ft_cpu_note_placed(ft_cpu *cpu, const ft_extent *places, uint32_t count);
-/* The owner changed RAM behind the engine's back: drop translated code of these bytes. */
-void ft_cpu_invalidate_code(ft_cpu *cpu, uint64_t ram_offset, uint64_t bytes);
+/* The same for all of these. -1: not all of them are RAM. */
+int ft_cpu_invalidate_places(ft_cpu *cpu, const ft_extent *places, uint32_t count);
 /* The same for all bytes of these pages (RAM offset / 4096); numbers outside RAM are ignored. */
 void ft_cpu_invalidate_pages(ft_cpu *cpu, const uint32_t *pages, uint32_t count);
 void ft_cpu_flush_tlb(ft_cpu *cpu);
@@ -519,14 +519,18 @@ typedef struct {
 } ft_bulk;
 
 /*
- * Put the same into the RAM of `count` modules, while they stand still: each bulk into its share of the `places`. -1:
- * nothing was put there, since a place is not inside RAM, the lengths do not add up, or there is no memory.
+ * Put the same into the RAM of `count` modules, while they stand still: each bulk into its share of the `places`, in
+ * their order. -1: nothing was put there, since a place is not inside RAM, the lengths do not add up, or there is no memory.
+ *
+ * It is a part of the epoch that they run next, though in no dirty log: the next compare takes these pages for
+ * written, and what stands there is known, unless a module has written to the page too. So the commit takes it from
+ * `data`, which must not change until then or until the next call. Call it before each epoch, also with nothing.
  */
 int ft_voter_place(ft_voter *voter, void *const *rams, uint32_t count, const ft_bulk *bulks,
                    uint32_t bulk_count, const ft_extent *places, uint32_t place_count);
 
 /*
- * Compare the pages that any of `count` modules wrote, byte for byte. Returns the number of pages that
+ * Compare the pages that any of `count` modules wrote, by its log, byte for byte. Returns the number of pages that
  * differ, with the first `capacity` runs in `found` and their number in `found_count`; or -1 - m when module
  * m's list names a page that does not exist.
  */
@@ -534,7 +538,7 @@ int64_t ft_voter_compare(ft_voter *voter, const ft_memory *memories, uint32_t co
                          uint32_t capacity, uint32_t *found_count);
 /* After a compare that found nothing: its pages become verified. */
 void ft_voter_commit(ft_voter *voter);
-/* The pages that the last compare looked at; valid until the next one. */
+/* The pages that the last compare looked at, and those where something was placed; valid until the next one. */
 const uint32_t *ft_voter_pages(const ft_voter *voter, uint32_t *count);
 
 /* Put a module's RAM back to the image: the pages that the last compare looked at, or all that differ (how many?). */

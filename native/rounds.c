@@ -170,7 +170,7 @@ static void put(ft_rounds *rounds, const device_input *input)
     ft_cpu *cpu = rounds->cpu;
 
     ft_cpu_rearm_dirty_log(cpu);
-    (void)ft_cpu_note_placed(cpu, input->places, input->place_count);
+    (void)ft_cpu_invalidate_places(cpu, input->places, input->place_count);
     for (uint32_t i = 0; i < input->write_count; i++) {
         (void)ft_cpu_write_ram(cpu, input->writes[i].offset, input->writes[i].data, input->writes[i].bytes);
     }

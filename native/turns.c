@@ -19,6 +19,8 @@ enum {
     MAX_WATCHED = 256, /* descriptors */
     MAX_CHAINS = 64,   /* of one sync point; more than that are the caller's to serve, as is more data */
     MAX_SPANS = 1024,
+    MAX_RING_WRITES = 4,
+    RING_BYTES = 8 * MAX_CHAINS + 16,
     DATA_BYTES = 1 << 20,
     PACKED_BYTES = DATA_BYTES + (64 << 10),
     MAX_WRITE_BYTES = 256 << 10, /* so that it is done in a moment */
@@ -66,10 +68,13 @@ struct ft_turns {
     uint64_t data_bytes;
     unsigned char *data;
     ft_extent *spans; /* of one chain */
-    ft_bulk bulks[MAX_CHAINS];
+    ft_bulk bulks[2 * MAX_CHAINS + MAX_RING_WRITES];
     uint32_t bulk_count;
-    ft_extent into[MAX_SPANS];
+    ft_extent into[MAX_SPANS + MAX_CHAINS + MAX_RING_WRITES];
     uint32_t into_count;
+    uint32_t
+        small_count; /* behind those, each in one place: the status of each request, and what goes into the ring */
+    unsigned char ring[RING_BYTES];
     ft_piece pieces[MAX_SPANS];
     uint32_t piece_count;
     void *rams[MAX_MODULES];
@@ -392,30 +397,26 @@ static void pack_bulks(ft_packer *packer, const ft_turns *t)
     }
 }
 
-/*
- * A list of one DeviceIn, as ftvm/module/events.py has it. `placed`: behind a Placed, and without what that stands for.
- * 0: there is no room.
- */
+/* A list of one DeviceIn, as ftvm/module/events.py has it. `placed`: as ftvm/monitor/delivery.py has it. 0: there is no room. */
 static int pack(ft_turns *t, const ft_turn_disk *disk, int placed)
 {
     const ft_queue *q = &disk->queue;
     ft_packer packer = {t->packed, t->packed + PACKED_BYTES, 0};
-    int lifted = placed && t->bulk_count;
 
-    ft_pack_array(&packer, lifted ? 2 : 1);
-    if (lifted) {
+    ft_pack_array(&packer, placed ? 2 : 1);
+    if (placed) {
         ft_pack_array(&packer, 2);
         pack_text(&packer, "placed");
-        ft_pack_bytes(&packer, t->into, t->into_count * (uint32_t)sizeof t->into[0]);
+        ft_pack_bytes(&packer, t->into, (t->into_count + t->small_count) * (uint32_t)sizeof t->into[0]);
     }
     ft_pack_array(&packer, 5);
     pack_text(&packer, "device");
     ft_pack_raw(&packer, disk->name, disk->name_bytes);
-    ft_pack_array(&packer, t->request_count + q->write_count);
-    for (uint32_t r = 0; r < t->request_count; r++) {
+    ft_pack_array(&packer, placed ? 0 : t->request_count + q->write_count);
+    for (uint32_t r = 0; !placed && r < t->request_count; r++) {
         pack_write(&packer, t->requests[r].status_at, &status_ok, 1);
     }
-    for (uint32_t i = 0; i < q->write_count; i++) {
+    for (uint32_t i = 0; !placed && i < q->write_count; i++) {
         pack_write(&packer, q->writes[i].offset, q->writes[i].data, q->writes[i].bytes);
     }
     ft_pack_array(&packer, 1);
@@ -431,6 +432,27 @@ static int pack(ft_turns *t, const ft_turn_disk *disk, int placed)
     }
     t->packed_bytes = (uint32_t)(packer.at - t->packed);
     return !packer.full;
+}
+
+static void append_small(ft_turns *t, uint64_t offset, const void *data, uint32_t bytes)
+{
+    t->bulks[t->bulk_count + t->small_count] = (ft_bulk){data, bytes, 1};
+    t->into[t->into_count + t->small_count++] = (ft_extent){offset, bytes};
+}
+
+static void list_small(ft_turns *t, const ft_queue *q)
+{
+    unsigned char *ring = t->ring;
+
+    t->small_count = 0;
+    for (uint32_t r = 0; r < t->request_count; r++) {
+        append_small(t, t->requests[r].status_at, &status_ok, 1);
+    }
+    for (uint32_t i = 0; i < q->write_count; i++) { /* a copy: it must stay as it is until the commit */
+        memcpy(ring, q->writes[i].data, q->writes[i].bytes);
+        append_small(t, q->writes[i].offset, ring, q->writes[i].bytes);
+        ring += q->writes[i].bytes;
+    }
 }
 
 /* Do all that the driver has made available, or nothing: then what is left of `disk` is of no use. */
@@ -453,8 +475,10 @@ static int serve(ft_turns *t, const ft_turn_plan *plan, ft_turn_disk *disk)
         return 0;
     }
     ft_queue_complete(q, t->used, t->request_count, 1);
-    return pack(t, disk, 1) && ft_voter_place(plan->voter, t->rams, plan->count, t->bulks, t->bulk_count,
-                                              t->into, t->into_count) == 0;
+    list_small(t, q);
+    return pack(t, disk, 1) &&
+           ft_voter_place(plan->voter, t->rams, plan->count, t->bulks, t->bulk_count + t->small_count,
+                          t->into, t->into_count + t->small_count) == 0;
 }
 
 /* ---- Going on ---- */

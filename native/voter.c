@@ -33,6 +33,7 @@ typedef struct {
 /* What was put into a page in a round: nothing outside of these bytes. */
 typedef struct {
     uint32_t round;
+    uint32_t listed; /* the newest comparison that has the page behind those of the dirty logs */
     uint16_t first, end;
 } covered;
 
@@ -42,8 +43,10 @@ struct ft_voter {
     unsigned char *verified; /* per page: it may hold more than zeros */
     uint8_t *changed;        /* per page: written to since whoever keeps track last cleared it */
 
-    uint32_t *pages; /* of the last comparison */
+    uint32_t
+        *pages; /* of the last comparison: those of the dirty logs, then where else something was placed */
     uint32_t page_count;
+    uint32_t logged_count;
     unsigned char *staged; /* the first module's pages[i], at i * PAGE_BYTES */
     uint32_t *listed;      /* per page: the newest comparison that has it in `pages` */
     uint32_t comparison;
@@ -329,7 +332,7 @@ static void cover(ft_voter *v, uint32_t page, uint16_t first, uint16_t end)
     covered *here = &v->coverage[page];
 
     if (here->round != v->placing_round) {
-        *here = (covered){v->placing_round, first, end};
+        *here = (covered){.round = v->placing_round, .first = first, .end = end};
         return;
     }
     v->placed_twice |= first < here->end && here->first < end;
@@ -398,6 +401,15 @@ static void place(ft_voter *v, uint32_t first, uint32_t end)
     }
 }
 
+static void do_placed(ft_voter *v, page_work *work)
+{
+    if (v->placed_twice) { /* a guest that gives two requests one buffer: in their order, wherever it is done */
+        work(v, 0, v->placed_count);
+    } else {
+        do_together(v, work, v->placed_count, 0);
+    }
+}
+
 int ft_voter_place(ft_voter *v, void *const *rams, uint32_t count, const ft_bulk *bulks, uint32_t bulk_count,
                    const ft_extent *places, uint32_t place_count)
 {
@@ -413,24 +425,28 @@ int ft_voter_place(ft_voter *v, void *const *rams, uint32_t count, const ft_bulk
     }
     v->placing = rams;
     v->memory_count = count;
-    if (v->placed_twice) { /* a guest that gives two requests one buffer: in their order, in every module */
-        place(v, 0, v->placed_count);
-    } else {
-        do_together(v, place, v->placed_count, 0);
-    }
+    do_placed(v, place);
     return 0;
 }
 
 /* ---- Compare and commit ---- */
 
+static void begin_list(ft_voter *v)
+{
+    v->page_count = v->logged_count = 0;
+    if (++v->comparison == 0) {
+        memset(v->listed, 0, v->ram_pages * sizeof *v->listed);
+        for (uint32_t page = 0; page < v->ram_pages; page++) {
+            v->coverage[page].listed = 0;
+        }
+        v->comparison = 1;
+    }
+}
+
 /* The union of the lists, each page once. Returns 0, or -1 - m when module m's list is impossible. */
 static int64_t unite(ft_voter *v)
 {
-    v->page_count = 0;
-    if (++v->comparison == 0) {
-        memset(v->listed, 0, v->ram_pages * sizeof *v->listed);
-        v->comparison = 1;
-    }
+    begin_list(v);
     for (uint32_t m = 0; m < v->memory_count; m++) {
         for (uint32_t i = 0; i < v->memories[m].count; i++) {
             uint32_t page = ((const volatile uint32_t *)v->memories[m].written)[i];
@@ -445,7 +461,20 @@ static int64_t unite(ft_voter *v)
             v->pages[v->page_count++] = page;
         }
     }
+    v->logged_count = v->page_count;
     return 0;
+}
+
+static void list_placed(ft_voter *v)
+{
+    for (uint32_t i = 0; i < v->placed_count; i++) {
+        uint32_t page = (uint32_t)(v->placed[i].offset / PAGE_BYTES);
+
+        if (v->listed[page] != v->comparison && v->coverage[page].listed != v->comparison) {
+            v->coverage[page].listed = v->comparison;
+            v->pages[v->page_count++] = page;
+        }
+    }
 }
 
 static void stage_and_compare(ft_voter *v, uint32_t first, uint32_t end)
@@ -478,12 +507,15 @@ int64_t ft_voter_compare(ft_voter *v, const ft_memory *memories, uint32_t count,
     begin(v, memories, count);
     bad_list = unite(v);
     if (bad_list) {
-        v->page_count = 0;
+        begin_list(v);
+    }
+    list_placed(v);
+    if (bad_list) {
         return bad_list;
     }
-    do_together(v, stage_and_compare, v->page_count, SPINS);
+    do_together(v, stage_and_compare, v->logged_count, SPINS);
     differing = atomic_load(&v->pages_differing);
-    for (uint32_t i = 0; differing && i < v->page_count && *found_count < capacity; i++) {
+    for (uint32_t i = 0; differing && i < v->logged_count && *found_count < capacity; i++) {
         const unsigned char *truth = v->staged + (uint64_t)i * PAGE_BYTES;
 
         if (page_differs(v, truth, v->pages[i], 1)) {
@@ -503,11 +535,29 @@ static void fold(ft_voter *v, uint32_t first, uint32_t end)
     }
 }
 
+/* Where no module wrote, there is what was placed. */
+static void fold_placed(ft_voter *v, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++) {
+        const placement *piece = &v->placed[i];
+
+        if (v->listed[piece->offset / PAGE_BYTES] != v->comparison) {
+            memcpy(v->image + piece->offset, piece->data, piece->bytes);
+        }
+    }
+}
+
 void ft_voter_commit(ft_voter *v)
 {
-    do_together(v, fold, v->page_count, 0);
-    if (v->page_count > STAGED_PAGES_KEPT) {
-        madvise(v->staged, (size_t)v->page_count * PAGE_BYTES, MADV_DONTNEED);
+    do_together(v, fold, v->logged_count, 0);
+    do_placed(v, fold_placed);
+    for (uint32_t i = v->logged_count; i < v->page_count; i++) { /* not by threads: pieces can share a page */
+        v->verified[v->pages[i]] = 1;
+        v->changed[v->pages[i]] = 1;
+    }
+    v->placed_count = 0;
+    if (v->logged_count > STAGED_PAGES_KEPT) {
+        madvise(v->staged, (size_t)v->logged_count * PAGE_BYTES, MADV_DONTNEED);
     }
 }
 

@@ -171,7 +171,7 @@ class Processor(Protocol):
     def skip_to_ns(self, now_ns: int) -> None: ...
     def write_ram(self, offset: int, data: bytes) -> None: ...
 
-    def note_placed(self, segments: bytes) -> None: ...
+    def invalidate_places(self, places: bytes) -> None: ...
     def flush_tlb(self) -> None: ...
 
 
@@ -630,7 +630,7 @@ class Board:
                 self._device_in(event)
                 continue
             if isinstance(event, Placed):
-                self._cpu.note_placed(event.segments)
+                self._cpu.invalidate_places(event.places)
                 continue
             self._addresses.changes += 1
             if isinstance(event, ConsoleIn):

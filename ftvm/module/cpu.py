@@ -241,15 +241,15 @@ class Cpu:
         if lib.ft_cpu_write_ram(self.native, offset, data, len(data)) != 0:
             raise IndexError(f"RAM offset {offset:#x} + {len(data)} is outside RAM")
 
-    def note_placed(self, segments: bytes) -> None:
-        """Somebody has written there as ``write_ram`` does, see events.Placed: what is left are the log and code."""
-        places = ffi.from_buffer("ft_extent[]", segments)
-        if lib.ft_cpu_note_placed(self.native, places, len(places)) != 0:
-            raise IndexError("what was placed is outside RAM")
-
     def invalidate_code(self, offset: int, size: int) -> None:
         """RAM was changed behind the engine's back: drop code translated from these bytes."""
         lib.ft_cpu_invalidate_code(self.native, offset, size)
+
+    def invalidate_places(self, places: bytes) -> None:
+        """The same for all of these: (offset, bytes) of each, as two ``uint64_t`` in native order."""
+        extents = ffi.from_buffer("ft_extent[]", places)
+        if lib.ft_cpu_invalidate_places(self.native, extents, len(extents)) != 0:
+            raise IndexError("what was changed is outside RAM")
 
     def invalidate_pages(self, pages: bytes) -> None:
         """The same for all of these pages: their numbers as ``uint32_t`` in native order."""

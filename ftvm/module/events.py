@@ -126,13 +126,13 @@ class DeviceIn(Input, frozen=True, array_like=True, tag="device"):
 
 
 class Placed(Input, frozen=True, array_like=True, tag="placed"):
-    """The monitor has written into these segments of RAM already: the module only has to know.
+    """The monitor has written to these places in RAM already: code that was translated from there is none any more.
 
-    ``segments``: (offset, bytes) of each, as two ``uint64_t`` in native order. It stands for the bulk of what follows
-    in the same command, which has none then; see ftvm/monitor/delivery.py. It is in no log.
+    ``places``: (offset, bytes) of each, as two ``uint64_t`` in native order. It stands for what devices wrote, whose
+    inputs follow in the same command and say nothing of that; see ftvm/monitor/delivery.py. It is in no log.
     """
 
-    segments: bytes
+    places: bytes
 
 
 class DeviceBroken(Input, frozen=True, array_like=True, tag="device-broken"):

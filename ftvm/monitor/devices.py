@@ -17,8 +17,8 @@ from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.turns import TurnDisk
 from ftvm.monitor.virtqueue import QueueBroken
 
-ROOM_BYTES = 768 << 10
-"""Of data that enter with one command: a mailbox takes 1 MiB, and console input comes too."""
+ROOM_BYTES = 2 << 20
+"""Of data that enter with one command; what of it no mailbox carries has room in one all the same (COMMAND_BYTES)."""
 
 PLACE_BYTES = 16
 """Of a write, beside its data: a bound."""

@@ -155,6 +155,8 @@ class VerifiedImage:
         self._memories = ffi.new("ft_memory[]", MAX_MEMORIES)
         self._arch_of_ns = self.arch
         self._virtual_ns = 0
+        self._placed: Sequence[Any] = ()
+        """What was placed, and is not committed."""
 
     @property
     def voter(self) -> Any:
@@ -199,12 +201,19 @@ class VerifiedImage:
                 while offset < end:
                     offset += os.pwrite(ram_fd, ram[offset:end], offset)
 
-    def place(self, rams: Sequence[Any], bulks: Any, places: Any) -> None:
-        """Put the same data into modules' RAM (pointers), while they stand still: cffi arrays of ``ft_bulk`` and
-        ``ft_extent``, see ft_voter_place(). Raises ValueError for a place that is not inside RAM."""
+    def place(self, rams: Sequence[Any], bulks: Any, places: Any, data: Sequence[Any]) -> None:
+        """Before an epoch, put the same data into modules' RAM (pointers), while they stand still: cffi arrays of
+        ``ft_bulk`` and ``ft_extent``, see ft_voter_place(). ``data``, which nobody changes any more, is what they point
+        to. Raises ValueError for a place that is not inside RAM."""
+        self._placed = data
         into = ffi.new("void *[]", [*rams])
         if lib.ft_voter_place(self._voter, into, len(rams), bulks, len(bulks), places, len(places)) != 0:
             raise ValueError("data for a place that is not inside RAM")
+
+    def place_nothing(self) -> None:
+        """Instead of ``place``."""
+        self._placed = ()
+        lib.ft_voter_place(self._voter, ffi.NULL, 0, ffi.NULL, 0, ffi.NULL, 0)
 
     def compare(self, memories: Sequence[WrittenMemory]) -> tuple[int, list[ByteRun]]:
         """Compare every page that any module wrote: how many differ, and the first differing runs.
@@ -244,6 +253,7 @@ class VerifiedImage:
     def commit(self, report: Report) -> None:
         """After a comparison that found nothing: what it compared is the verified state from now on."""
         lib.ft_voter_commit(self._voter)
+        self._placed = ()
         self.arch = report.arch
         self.board = report.board
         self.position = report.position

@@ -27,10 +27,28 @@ static uint32_t write_pages(int round)
     return count;
 }
 
+/* As devices do, before the modules run: data over pages and parts of pages, in the first half of RAM. */
+static int place_data(ft_voter *voter, int round)
+{
+    static unsigned char data[PAGES / 2 * PAGE_BYTES];
+    uint64_t bytes = (uint64_t)rand() % (PAGES / 4 * PAGE_BYTES),
+             at = (uint64_t)rand() % (PAGES / 4 * PAGE_BYTES);
+    ft_extent places[2] = {{at, bytes / 2}, {at + bytes / 2 + 8, bytes - bytes / 2}};
+    ft_bulk bulk = {data, bytes, 2};
+    void *rams[MODULES];
+
+    memset(data, round, sizeof data);
+    for (int m = 0; m < MODULES; m++) {
+        rams[m] = ram[m];
+    }
+    return ft_voter_place(voter, rams, MODULES, &bulk, round % 4 != 0, places, round % 4 ? 2 : 0);
+}
+
 static int one_round(ft_voter *voter, int round)
 {
     ft_difference found[FOUND];
     ft_memory memories[MODULES];
+    int placed = place_data(voter, round);
     uint32_t found_count, count = write_pages(round);
     int flip = count && round % 3 == 0;
     unsigned char *victim = flip ? &ram[MODULES - 1][written[0][0] * PAGE_BYTES + 9] : NULL;
@@ -49,6 +67,9 @@ static int one_round(ft_voter *voter, int round)
         return -1;
     }
     ft_voter_commit(voter);
+    if (placed != 0) {
+        return -1;
+    }
     if (round % 100 == 0) {
         return (int)ft_voter_scrub(voter, memories, MODULES, 0, PAGES, found, FOUND, &found_count);
     }
