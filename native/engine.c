@@ -993,14 +993,16 @@ static bool is_in_global_code(ft_engine *engine, const char *block)
            (pages[1] == FT_NO_RAM || is_global_code(engine, page + FT_PAGE_BYTES));
 }
 
-/* Keep where the jump that Unicorn has just looked up goes, if it is one within a kernel. */
-static void keep_target(ft_engine *engine, uint64_t pc, uint64_t flags, void *entry)
+/* Let Unicorn look, and keep what it finds if it is within a kernel. Apart from the below, which is to be short. */
+static void *__attribute__((noinline)) look_up_target(void *env, uint64_t pc, uint64_t flags)
 {
+    ft_engine *engine = owner_of_env(env)->engine;
+    void *entry = __real_helper_lookup_tb_ptr_x86_64(env);
     const char *block = (&FIELD(engine->cpu, CPU_JUMP_CACHE, const char *))[jump_cache_index(pc)];
 
-    if (flags & HF_CPL || segment(engine->env, ENV_SEGS, 1)->base || !block ||
+    if (flags & HF_CPL || segment(env, ENV_SEGS, 1)->base || !block ||
         FIELD(block, TB_ENTRY, void *const) != entry || !is_in_global_code(engine, block)) {
-        return;
+        return entry;
     }
     if (engine->global.flags == NO_FLAGS) {
         engine->global.flags = flags;
@@ -1008,6 +1010,7 @@ static void keep_target(ft_engine *engine, uint64_t pc, uint64_t flags, void *en
     if (engine->global.flags == flags) {
         *target_of(engine, pc) = (jump_target){pc, entry};
     }
+    return entry;
 }
 
 /* Where an indirect jump goes: host code. */
@@ -1018,13 +1021,10 @@ void *__wrap_helper_lookup_tb_ptr_x86_64(void *env)
     uint64_t pc = FIELD(env, ENV_EIP, uint64_t);
     const jump_target *kept = target_of(engine, pc);
 
-    if (flags == engine->global.flags && kept->pc == pc && kept->entry &&
-        segment(env, ENV_SEGS, 1)->base == 0) {
-        return kept->entry;
-    }
-    void *entry = __real_helper_lookup_tb_ptr_x86_64(env);
-    keep_target(engine, pc, flags, entry);
-    return entry;
+    return flags == engine->global.flags && kept->pc == pc && kept->entry &&
+                   segment(env, ENV_SEGS, 1)->base == 0
+               ? kept->entry
+               : look_up_target(env, pc, flags);
 }
 
 /* A block is no longer one: it is taken out of the table of all blocks. */
