@@ -707,8 +707,7 @@ void ft_leg_write_close(ft_leg_write *write); /* legs that have not ended go on 
 
 /* ---- Sync points (turns.c) ---------------------------------------------------------------- */
 
-/* Judges what modules report, and passes sync points by itself at which there is nothing to do but to read a disk and to write
- * to it. */
+/* Judges what modules report, and passes sync points by itself where there is nothing to do but to serve a disk. */
 typedef struct ft_turns ft_turns;
 
 /* A disk whose driver may be served: all that there must be of it in the verified state, and in what leaves the guest. */
@@ -717,8 +716,7 @@ typedef struct {
     uint32_t name_bytes;
     const void *kick; /* the outputs of an epoch in which its driver notified its queue */
     uint32_t kick_bytes;
-    const void
-        *state[3]; /* of its chip, packed: before, between and behind next_avail and next_used of the queue */
+    const void *state[3]; /* of its chip, packed: what is around next_avail and next_used of the queue */
     uint32_t state_bytes[3];
     ft_queue queue; /* as the chip is told by the newest input; goes on with it */
     uint64_t size_bytes;
@@ -745,18 +743,16 @@ typedef struct {
     uint64_t position;  /* of the last one that was */
     uint64_t blocks;    /* of each epoch */
     uint64_t until_ns;  /* on the monotonic clock */
-    uint32_t
-        scrub_in; /* so many sync points away, and at one of `scrub_every` then, the pages behind `scrub_first` are */
+    uint32_t scrub_in;  /* so many sync points away, and then at one of `scrub_every`, */
     uint32_t scrub_every;
-    uint32_t scrub_first;
-    uint32_t scrub_pages; /* so many */
+    uint32_t scrub_first; /* the pages behind this one are compared with the image, */
+    uint32_t scrub_pages; /* so many of them; they begin anew behind `ram_pages` */
     uint32_t ram_pages;
 
     /* What came of it. Times are on the monotonic clock. */
-    uint32_t passed;  /* sync points */
-    uint32_t refused; /* bit m: module m could not be told */
-    uint32_t
-        in_image; /* of the newest sync point: what was written is in the image, so it must be committed */
+    uint32_t passed;           /* sync points */
+    uint32_t refused;          /* bit m: module m could not be told */
+    uint32_t in_image;         /* what was written in the newest epoch is: it must be committed */
     uint64_t first_ns;         /* the first command was posted */
     uint64_t began_ns;         /* the newest one was */
     uint64_t ended_ns;         /* and all had reported */
