@@ -136,6 +136,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _NEXT_AVAIL, _NEXT_USED = _encode("next_avail"), _encode("next_used")
 _NO_FAULTS = msgspec.msgpack.encode(agenda.AgendaState())
 
+_BOARD = "board"  # its own name among the parts that have a state
 _CASCADE = 2  # the master's input that the slave drives
 
 
@@ -287,7 +288,7 @@ class Board:
         self._lengths = {name: _lengths(part.state) for name, part in self._parts()}
         self._states = StateMap()
         self._saved_at = -1  # what _addresses.changes was then; as for the next one
-        self._served: set[str] = set()  # devices that have changed without being counted there, since then
+        self._changed: set[str] = set()  # devices, or the board, that have changed without being counted there
         self._slow_timers_at = -1
         self._slow_timers_ns: int | None = None
         self._set_up()
@@ -632,13 +633,16 @@ class Board:
             if isinstance(event, Placed):
                 self._cpu.invalidate_places(event.places)
                 continue
+            if isinstance(event, TimePassed):
+                if self._config.real_time:
+                    self.state.time_passed_ns = event.until_ns
+                    self._changed.add(_BOARD)
+                continue
             self._addresses.changes += 1
             if isinstance(event, ConsoleIn):
                 self._uart.receive(event.data)
             elif isinstance(event, KeyboardIn):
                 self._i8042.press(event.scancodes)
-            elif isinstance(event, TimePassed) and self._config.real_time:
-                self.state.time_passed_ns = event.until_ns
             elif isinstance(event, DeviceBroken):
                 self.devices[event.device].fail()
             elif isinstance(event, ColdTlb):
@@ -670,7 +674,7 @@ class Board:
         for offset, data in event.pieces() if event.bulk else event.writes:
             self._cpu.write_ram(offset, data)
         device = self.devices[event.device]
-        self._served.add(event.device)
+        self._changed.add(event.device)
         if not device.sends_messages:
             self._addresses.changes += 1  # its interrupt goes through other chips
         for queue in event.queues:
@@ -739,11 +743,11 @@ class Board:
         changes = self._addresses.changes
         if self._saved_at == changes:
             self._states.put([("lapic", self._lapic.packed())])
-            self._states.put([(name, self.devices[name].state) for name in self._served])
+            self._states.put((name, (self if name == _BOARD else self.devices[name]).state) for name in self._changed)
         else:
             self._states.put((name, part.state) for name, part in self._parts())
         self._saved_at = changes
-        self._served.clear()
+        self._changed.clear()
         if self.agenda.state.expected:
             return self._states.encode_with(agenda.PART, self.agenda.state)
         return self._states.encode()
@@ -779,7 +783,7 @@ class Board:
         """Everything that has a state, by name."""
         yield from self.chips.items()
         yield "script", self._script
-        yield "board", self
+        yield _BOARD, self
 
     def _run_cpu(self, until: int) -> int:
         """Run the CPU to the next event of a chip, or to ``until``."""
@@ -857,12 +861,15 @@ class Board:
 
     def _wait(self) -> Stop | None:
         """At HLT: let virtual time jump to the next event, or say why it cannot."""
-        nmi_possible = self._lapic.nmi_possible() or self._ioapic.nmi_possible()
-        if not self._cpu.interrupts_enabled() and not nmi_possible:
-            return Stop(StopKind.HALTED)
-        wakers = [chip.next_event_ns() for chip, irq in self._slow_timers if self._can_wake(irq)]
-        wakers.append(self._lapic.next_event_ns())
-        wake_ns = min((event_ns for event_ns in wakers if event_ns is not None), default=None)
+        if not self._cpu.interrupts_enabled():
+            nmi_possible = self._lapic.nmi_possible() or self._ioapic.nmi_possible()
+            if not nmi_possible:
+                return Stop(StopKind.HALTED)
+        event_ns = self._next_event_ns()
+        wake_ns = self._lapic.next_event_ns()
+        if self._slow_timers_ns is not None:  # seldom
+            wakers = [chip.next_event_ns() for chip, irq in self._slow_timers if self._can_wake(irq)]
+            wake_ns = min((ns for ns in (*wakers, wake_ns) if ns is not None), default=None)
         if wake_ns is None:
             served_later = self._config.real_time and self.devices
             return Stop(StopKind.IDLE if self._config.interactive or served_later else StopKind.HALTED)
@@ -870,7 +877,6 @@ class Board:
             return Stop(StopKind.IDLE, wake_ns)
         if self._watched_ns is not None and self._cpu.now_ns() >= self._watched_ns:
             return Stop(StopKind.IDLE, wake_ns)
-        event_ns = self._next_event_ns()
         to_ns = wake_ns if event_ns is None else min(wake_ns, event_ns)
         if self._config.real_time:
             to_ns = min(to_ns, self.state.time_passed_ns)
@@ -911,7 +917,7 @@ class Board:
         self._running = False
         queue = self.devices[name].state.queues[0]
         queue.next_avail, queue.next_used = next_avail, next_used
-        self._served.add(name)
+        self._changed.add(name)
         self._hear()
         self._signal = None
 

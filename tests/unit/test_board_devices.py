@@ -22,6 +22,7 @@ from ftvm.module.events import (
     Placed,
     QueueKick,
     QueueProgress,
+    TimePassed,
 )
 from ftvm.units import MIB
 from tests.unit.test_board import HLT, LAPIC, Action, FakeCpu, configure, pause, store
@@ -195,7 +196,10 @@ STEPS = st.one_of(
     st.tuples(st.just("memory"), PLACES, st.integers(0, 0xFFFF_FFFF), st.booleans()),
     st.tuples(st.just("run"), st.integers(1, 5_000)),
     st.tuples(st.just("served"), st.integers(0, 1), st.integers(0, 0xFFFF), st.booleans()),
-    st.tuples(st.just("input"), st.sampled_from([ConsoleIn(b"x"), KeyboardIn(b"\x1c"), DeviceBroken("disk0")])),
+    st.tuples(
+        st.just("input"),
+        st.sampled_from([ConsoleIn(b"x"), KeyboardIn(b"\x1c"), DeviceBroken("disk0"), TimePassed(1), TimePassed(2)]),
+    ),
     st.tuples(st.just("deadline"), st.integers(0, 100_000)),
     st.tuples(st.just("acknowledge")),
     st.tuples(st.just("messages"), st.integers(0, 1)),
@@ -205,7 +209,7 @@ STEPS = st.one_of(
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(STEPS, max_size=40))
 def test_what_is_saved_is_what_there_is_whatever_happened_since_the_last_time(steps: list[tuple[Any, ...]]) -> None:
-    board, cpu = build(*pause(7))
+    board, cpu = build(*pause(7), real_time=True)
     bring_up(board)
     twin, _ = build()
     for step in steps:
@@ -234,6 +238,7 @@ def test_what_is_saved_is_what_there_is_whatever_happened_since_the_last_time(st
         parts = {name: chip.state for name, chip in board.chips.items()}
         assert saved == msgspec.msgpack.encode(msgspec.msgpack.decode(saved))
         states = msgspec.msgpack.decode(saved)
+        parts["board"] = board.state
         assert states | msgspec.to_builtins(parts, builtin_types=(bytes, bytearray)) == states
     twin.load(board.save())
     assert twin.save() == board.save()
