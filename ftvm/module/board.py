@@ -827,10 +827,13 @@ class Board:
 
     def _next_event_ns(self) -> int | None:
         """Of all chips; between two accesses to any of them."""
+        self._know_slow_timers()
+        return self._earliest(self._slow_timers_ns)
+
+    def _know_slow_timers(self) -> None:
         if self._slow_timers_at != self._addresses.changes:
             self._slow_timers_ns = self._next_slow_ns()
             self._slow_timers_at = self._addresses.changes
-        return self._earliest(self._slow_timers_ns)
 
     def _event_position(self) -> int | None:
         """The position at which the next event of a chip is due: the first block entry that is not before it."""
@@ -903,9 +906,9 @@ class Board:
         if state.count(avail + used) != 1:  # a guest can write the same elsewhere
             return None
         head, _, tail = state.partition(avail + used)
-        return Round(
-            address, message, self._next_event_ns(), (before, between + head + _NEXT_AVAIL, _NEXT_USED, tail + after)
-        )
+        self._know_slow_timers()
+        pieces = before, between + head + _NEXT_AVAIL, _NEXT_USED, tail + after
+        return Round(address, message, self._slow_timers_ns, pieces)
 
     def begin_rounds(self, name: str, take_signal: Callable[[], int]) -> None:
         """``take_signal``: the driver has notified the device, and the board was not told."""

@@ -97,6 +97,7 @@ class Cpu:
         self._done = ffi.new("uint32_t *")
         error = ffi.new("char[256]")
         self.native: Any = lib.ft_cpu_open(self._ram, len(self._ram), NS_PER_BLOCK, self._self, error, len(error))
+        """The ``ft_cpu *``."""
         if self.native == ffi.NULL:
             raise EngineError(ffi.string(error).decode())
         # Bound once: what is asked at nearly every access to a device, and around each run.
