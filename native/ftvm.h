@@ -651,6 +651,13 @@ int ft_queue_waiting(ft_queue *q);
  * it may write. -1: it is broken.
  */
 int ft_queue_take(ft_queue *q, ft_extent *spans);
+/*
+ * Chains to write `bytes` into, at most `limit` of those that wait, each with room for `least`: how many there are, with
+ * what is `used` of each; `spans` are then `span_count` for just so many bytes. There must be room for q->size of them
+ * beside one for each byte. 0: they are too few, and none is taken. -1: one is broken, or is to be read.
+ */
+int ft_queue_take_room(ft_queue *q, uint32_t bytes, uint32_t least, uint32_t limit, ft_used *used,
+                       ft_extent *spans, uint32_t *span_count);
 /* Give `count` chains back, at most q->size. `notify`: the driver is to say when it makes more available (2.7.7, 2.7.10). */
 void ft_queue_complete(ft_queue *q, const ft_used *used, uint32_t count, int notify);
 

@@ -163,6 +163,44 @@ int ft_queue_take(ft_queue *q, ft_extent *spans)
     return follow(q, q->descriptors, q->size, q->head, q->indirect, spans);
 }
 
+int ft_queue_take_room(ft_queue *q, uint32_t bytes, uint32_t least, uint32_t limit, ft_used *used,
+                       ft_extent *spans, uint32_t *span_count)
+{
+    uint16_t first = q->next_avail;
+    uint32_t taken = 0;
+
+    *span_count = 0;
+    while (bytes && taken < limit) {
+        ft_extent *chain = spans + *span_count;
+        uint64_t room = 0;
+        uint32_t left;
+
+        if (ft_queue_take(q, chain) != 0) {
+            return -1;
+        }
+        for (uint32_t i = 0; i < q->writable; i++) {
+            room += chain[q->readable + i].bytes;
+        }
+        if (q->readable || room < least) {
+            return broken(q, "a buffer for received frames of %llu bytes", (unsigned long long)room);
+        }
+        left = room < bytes ? (uint32_t)room : bytes;
+        used[taken++] = (ft_used){q->head, left};
+        bytes -= left;
+        for (; left; chain++, ++*span_count) {
+            if (chain->bytes > left) {
+                chain->bytes = left;
+            }
+            left -= (uint32_t)chain->bytes;
+        }
+    }
+    if (bytes) {
+        q->next_avail = first;
+        return 0;
+    }
+    return (int)taken;
+}
+
 /* ---- Giving back ---- */
 
 /* Whether the driver wants an interrupt for what was used since `before` (2.7.7, 2.7.10). */

@@ -30,7 +30,7 @@ from ftvm.monitor.eventlog import EventLog
 from ftvm.monitor.image import VerifiedImage
 from ftvm.monitor.legs import Legs
 from ftvm.monitor.poller import Poller
-from ftvm.monitor.virtqueue import QueueBroken, Segment, Virtqueue, Write, bulk_in, gather, size_of
+from ftvm.monitor.virtqueue import QueueBroken, Segment, Virtqueue, Write, gather, room_for, size_of
 from ftvm.network.frame import (
     GSO_ECN,
     GSO_NONE,
@@ -92,6 +92,7 @@ class Net(VirtioHalf):
         self._sent: list[tuple[int, int]] = []
         self._receive_queue: Virtqueue | None = None
         """Once there was something to put there, as of the newest commit."""
+        self._spans = room_for(NET_HEADER_BYTES + MAX_FRAME_BYTES)
         self._backlog: deque[Frame] = deque()
         self._too_few = 0
         """So many buffers did not suffice for the first frame of the backlog."""
@@ -124,6 +125,8 @@ class Net(VirtioHalf):
             chip = self._look()
             if chip is not None and chip.queues[TRANSMIT].enabled:
                 self._transmit(chip)
+                if self._sent and not self._repeatable:  # what the host answers at once is there already
+                    self._read()
         except QueueBroken as broken:
             self._break(str(broken))
 
@@ -339,21 +342,19 @@ class Net(VirtioHalf):
                 self.dropped += 1
                 continue
             size = NET_HEADER_BYTES + len(frame.data)
-            buffers = _buffers(queue, size, bool(features & MERGEABLE_BUFFERS))
-            if buffers is None:
-                backlog.appendleft(frame)
-                self._too_few = queue.waiting()
-                break
-            if not buffers:
+            mergeable, waiting = bool(features & MERGEABLE_BUFFERS), queue.waiting()
+            limit = waiting if mergeable else min(waiting, 1)
+            buffers, segments = queue.take_room(size, NET_HEADER_BYTES, limit, self._spans)
+            if not buffers and (waiting == queue.size or (waiting and not mergeable)):  # there cannot be enough
                 self.dropped += 1
                 continue
+            if not buffers:
+                backlog.appendleft(frame)
+                self._too_few = waiting
+                break
             header = PLAIN_BYTES if frame.offload is None else frame.offload.to_bytes()
-            data = memoryview(header + _BUFFERS.pack(len(buffers)) + frame.data)
-            for head, segments, capacity in buffers:
-                part = data[:capacity]
-                bulk.append(bulk_in(segments, part))
-                used.append((head, len(part)))
-                data = data[capacity:]
+            bulk.append(Bulk(segments, header + _BUFFERS.pack(len(buffers)) + frame.data))
+            used += buffers
             room_bytes -= size
             self._capture_all((frame,))
         return used
@@ -380,21 +381,3 @@ def _understood(offload: Offload, features: int) -> bool:
     if offload.gso & GSO_ECN:
         wanted |= GUEST_ECN
     return not wanted & ~features
-
-
-def _buffers(queue: Virtqueue, size: int, mergeable: bool) -> list[tuple[int, list[Segment], int]] | None:
-    """Buffers for ``size`` bytes, each (head, segments, bytes); None when there are too few now, and none when there
-    cannot be enough. Raises QueueBroken."""
-    first, waiting = queue.next_avail, queue.waiting()
-    buffers: list[tuple[int, list[Segment], int]] = []
-    while size > 0 and len(buffers) < (waiting if mergeable else min(waiting, 1)):
-        chain = queue.take()
-        capacity = size_of(chain.writable)
-        if chain.readable or capacity < NET_HEADER_BYTES:
-            raise QueueBroken(f"a buffer for received frames of {capacity} bytes")
-        buffers.append((chain.head, chain.writable, capacity))
-        size -= capacity
-    if size <= 0:
-        return buffers
-    queue.next_avail = first
-    return [] if waiting == queue.size or (waiting and not mergeable) else None

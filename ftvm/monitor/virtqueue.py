@@ -21,6 +21,9 @@ WRITE = 2
 INDIRECT = 4
 
 _SPAN = struct.Struct("=QQ")  # ft_extent
+_USED = struct.Struct("=II")  # ft_used
+
+_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 Segment = tuple[int, int]
 """(offset in RAM, bytes), all of it inside RAM."""
@@ -95,6 +98,17 @@ class Virtqueue:
         spans = list(_SPAN.iter_unpack(ffi.buffer(self._spans, _SPAN.size * (readable + queue.writable))))
         return Chain(queue.head, spans[:readable], spans[readable:])
 
+    def take_room(self, size: int, least: int, limit: int, spans: Any) -> tuple[list[tuple[int, int]], list[Segment]]:
+        """Chains to write ``size`` bytes into, at most ``limit`` of those that wait, each with room for ``least``: what
+        is used of each, (head, bytes), and where the bytes go; none when they are too few. ``spans``: see ``room_for``.
+        Raises QueueBroken."""
+        used, count = ffi.new("ft_used[]", limit), ffi.new("uint32_t *")
+        taken: int = lib.ft_queue_take_room(self._queue, size, least, limit, used, spans, count)
+        if taken < 0:
+            raise self._broken()
+        segments = list(_SPAN.iter_unpack(ffi.buffer(spans, _SPAN.size * count[0]))) if taken else []
+        return list(_USED.iter_unpack(ffi.buffer(used, _USED.size * taken))), segments
+
     def complete(self, used: Sequence[tuple[int, int]], notify: bool = True) -> tuple[list[Write], QueueProgress]:
         """Give chains back, (head, bytes written to it) each, and tell how far the device has come: what to write
         after the data, and the progress.
@@ -106,6 +120,11 @@ class Virtqueue:
         lib.ft_queue_complete(queue, entries, len(used), notify)
         writes = [(w.offset, ffi.buffer(w.data, w.bytes)[:]) for w in queue.writes[0 : queue.write_count]]
         return writes, QueueProgress(queue.index, queue.next_avail, queue.next_used, bool(queue.interrupt))
+
+
+def room_for(size: int) -> Any:
+    """For the places of so many bytes in memory, however small the pieces are; memory is taken where it is used."""
+    return _uncleared("ft_extent[]", size + lib.FT_QUEUE_MAX)
 
 
 def gather(ram: Any, segments: Sequence[Segment]) -> bytes:

@@ -76,7 +76,8 @@ class TapLeg:
         return None
 
     def receive(self, limit: int) -> list[Frame]:
-        self._follow_link()
+        if any(descriptor == self._netlink.fileno() for descriptor, _ in self._epoll.poll(0)):
+            self._follow_link()
         frames: list[Frame] = []
         while len(frames) < limit:
             try:

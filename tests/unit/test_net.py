@@ -192,6 +192,20 @@ def test_while_frames_flow_the_driver_need_not_notify_and_later_it_must(bench: B
     assert bench.sync() == []
 
 
+def test_what_is_answered_at_once_enters_at_the_same_sync_point(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = frame(b"answer", NIC)
+    monkeypatch.setattr(bench.leg, "send", lambda frames: bench.leg.arrive(answer))
+    bench.offer(1)
+    bench.send(frame(b"question", NIC).data)
+    bench.commit()
+    bench.half.kick(TRANSMIT)
+    bench.half.committed()
+    (entering,) = bench.half.take(700_000)
+    assert isinstance(entering, DeviceIn)
+    assert {queue.index for queue in entering.queues} == {RECEIVE, TRANSMIT}
+    assert any(answer.data in bulk.data for bulk in entering.bulk)
+
+
 def test_frames_that_find_no_buffers_wait_inside_and_then_outside(bench: Bench) -> None:
     bench.leg.arrive(*(frame(number.to_bytes(4, "big")) for number in range(2 * MAX_BACKLOG)))
     for _ in range(4):
