@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The host's pages behind the RAM. It is shared memory, of which hosts make small pages, each brought in by a fault of its
- * own when it is touched first; half of a module's time went there when a guest wrote to memory that was new to it. So
- * 2 MiB of RAM that are written to here and there are made one huge page. A guest cannot see any of this, and a host
- * that refuses (Linux before 6.1, or no memory in one piece) only makes it slower.
+ * The host's pages behind the RAM. It is shared memory, which hosts make of small pages, each brought in by a fault of its
+ * own when it is touched first, and each with its own place in the host's TLB. So 2 MiB of RAM that are written to here and
+ * there are made one huge page. A guest cannot see any of this, and a host that refuses (Linux before 6.1, or no memory in one
+ * piece) only makes it slower.
  */
 #include <sys/mman.h>
 
