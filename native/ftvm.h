@@ -101,8 +101,9 @@ enum {
     FT_STOP_AWAITED = 6   /* an awaited instruction is in the block that comes next */
 };
 
-/* Map shared memory so that the host can have huge pages there. For the life of the process; NULL on failure. */
+/* Map shared memory, whole pages, so that the host can have huge pages there. NULL on failure. */
 void *ft_ram_map(int memory_file, uint64_t bytes);
+void ft_ram_unmap(void *ram, uint64_t bytes);
 
 /*
  * Open a CPU over `ram_bytes` of memory (a multiple of 4096) that stays the caller's. RAM lies at

@@ -24,9 +24,22 @@ void *ft_ram_map(int memory_file, uint64_t bytes)
     if (room == MAP_FAILED) {
         return NULL;
     }
-    uintptr_t start = ((uintptr_t)room + huge_page - 1) & ~(huge_page - 1);
+    uintptr_t first = (uintptr_t)room, start = (first + huge_page - 1) & ~(huge_page - 1);
     void *ram = mmap((void *)start, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_file, 0);
-    return ram == MAP_FAILED ? NULL : ram;
+    if (ram == MAP_FAILED) {
+        munmap(room, bytes + huge_page);
+        return NULL;
+    }
+    if (start > first) {
+        munmap(room, start - first);
+    }
+    munmap((void *)(start + bytes), first + huge_page - start);
+    return ram;
+}
+
+void ft_ram_unmap(void *ram, uint64_t bytes)
+{
+    munmap(ram, bytes);
 }
 
 void ft_ram_written(ft_cpu *cpu, uint64_t page)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ftvm._native import ffi
+from ftvm._native import ffi, lib
 from ftvm.errors import EngineError, HostError
 from ftvm.module import jail
 from ftvm.module.board import BoardConfig
@@ -92,7 +92,12 @@ class ModuleHandle:
             self._report_doorbell = keep(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             self._ram_map = resources.enter_context(mmap.mmap(ram_fd, ram_bytes))
             self._ram_left = ram_bytes
-            self._ram = resources.enter_context(ffi.from_buffer(self._ram_map))
+            # Aligned as the module's own mapping is, or huge pages there would be small ones here.
+            ram = lib.ft_ram_map(ram_fd, ram_bytes)
+            if ram == ffi.NULL:
+                raise OSError(ffi.errno, os.strerror(ffi.errno))
+            resources.callback(lib.ft_ram_unmap, ram, ram_bytes)
+            self._ram = resources.enter_context(ffi.from_buffer(ffi.buffer(ram, ram_bytes)))
             mailbox = resources.enter_context(mmap.mmap(mailbox_fd, mailbox_bytes(ram_bytes)))
             self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell)
 
