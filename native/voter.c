@@ -43,8 +43,7 @@ struct ft_voter {
     unsigned char *verified; /* per page: it may hold more than zeros */
     uint8_t *changed;        /* per page: written to since whoever keeps track last cleared it */
 
-    uint32_t
-        *pages; /* of the last comparison: those of the dirty logs, then where else something was placed */
+    uint32_t *pages; /* of the last comparison: of the dirty logs, then where else something was placed */
     uint32_t page_count;
     uint32_t logged_count;
     unsigned char *staged; /* the first module's pages[i], at i * PAGE_BYTES */
