@@ -396,6 +396,15 @@ ft_link_board_capacity(void); /* for ft_report.board_bytes: a state that is repo
  */
 int ft_link_reported(ft_link *link, uint32_t spins);
 
+/* The process at the other end, for ft_link_spread(). */
+void ft_link_set_process(ft_link *link, int process);
+/*
+ * Modules that were last seen on one core would run one after the other: put them on different ones, as long as there are
+ * such. Linux wakes a process on its waker's core where it takes the others for taken away by a hypervisor, idle as they
+ * are. After a tenth of a second the scheduler may think otherwise again.
+ */
+void ft_link_spread(ft_link *const *links, uint32_t count);
+int ft_link_is_here(ft_link *link); /* the module was last seen on this core */
 /*
  * Monitor: wait until all of `count` modules have reported: look for `spin_us`, then sleep until `sleep_us` (below a
  * second) after the beginning. 1: all have. 0: ask ft_link_reported() who has not; a signal may have come, too.

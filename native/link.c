@@ -24,6 +24,7 @@ enum {
     CACHE_LINE = 64,
     LOOKS_PER_CLOCK = 16,
     SHORT_TURN_NS = 100 * 1000, /* the least that Linux takes */
+    HOLD_NS = 100 * 1000 * 1000,
     /* Memory that is never written takes none. */
     COMMAND_PAYLOAD_BYTES = 4 << 20,
     REPORT_PAYLOAD_BYTES = 16 << 20,
@@ -55,6 +56,8 @@ struct ft_link {
     uint32_t turn; /* commands posted or taken by this side */
     int command_doorbell;
     int report_doorbell;
+    int process;      /* the module's; 0: not known */
+    uint64_t held_ns; /* since then it may run on one core only; 0: it may run on any */
 };
 
 static void relax(void)
@@ -201,6 +204,11 @@ int ft_link_collect(ft_link *link, ft_report *report)
                : -1;
 }
 
+void ft_link_set_process(ft_link *link, int process)
+{
+    link->process = process;
+}
+
 /* The last of them that has not reported, `count` if all have. */
 static uint32_t last_missing(ft_link *const *links, uint32_t count)
 {
@@ -218,6 +226,78 @@ static uint64_t now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint32_t core_of(const ft_link *link)
+{
+    return atomic_load_explicit(&link->box->module.core, memory_order_relaxed);
+}
+
+int ft_link_is_here(ft_link *link)
+{
+    return is_here(&link->box->module);
+}
+
+/* Whether one of those before it was last seen on the same core. */
+static bool shares_core(ft_link *const *links, uint32_t index)
+{
+    for (uint32_t i = 0; i < index; i++) {
+        if (core_of(links[i]) == core_of(links[index])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A refusal is of no consequence, and neither is a process that has ended. */
+static void let_run_on(ft_link *link, const cpu_set_t *cores, uint64_t held_ns)
+{
+    (void)sched_setaffinity(link->process, sizeof *cores, cores);
+    link->held_ns = held_ns;
+}
+
+static void put_on_free_core(ft_link *const *links, uint32_t count, uint32_t index, const cpu_set_t *ours)
+{
+    cpu_set_t left = *ours, one;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (i != index && core_of(links[i]) < CPU_SETSIZE) {
+            CPU_CLR(core_of(links[i]), &left);
+        }
+    }
+    CPU_ZERO(&one);
+    for (uint32_t core = 0; core < CPU_SETSIZE; core++) {
+        if (CPU_ISSET(core, &left)) {
+            CPU_SET(core, &one);
+            let_run_on(links[index], &one, now_ns());
+            return;
+        }
+    }
+}
+
+void ft_link_spread(ft_link *const *links, uint32_t count)
+{
+    uint64_t here_ns = 0;
+    cpu_set_t ours;
+
+    for (uint32_t i = 0; i < count; i++) {
+        ft_link *link = links[i];
+
+        if (!link->process || (!link->held_ns && !shares_core(links, i))) {
+            continue;
+        }
+        if (!here_ns) {
+            here_ns = now_ns();
+            if (sched_getaffinity(0, sizeof ours, &ours) != 0) {
+                return;
+            }
+        }
+        if (link->held_ns && here_ns - link->held_ns > HOLD_NS) {
+            let_run_on(link, &ours, 0);
+        } else if (!link->held_ns) {
+            put_on_free_core(links, count, i, &ours);
+        }
+    }
 }
 
 int ft_link_await_reports(ft_link *const *links, uint32_t count, uint32_t spin_us, uint32_t sleep_us)

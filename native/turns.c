@@ -208,13 +208,21 @@ static int pass(ft_turns *t, ft_turn_plan *plan, uint64_t *looked_ns, const void
     return 1;
 }
 
+/* Whoever is woken on this core takes it at once: the others first. */
 static void post(ft_turn_plan *plan, const void *payload, uint32_t payload_bytes)
 {
     const ft_command command = {plan->kind, payload_bytes, plan->target};
+    uint32_t here = 0;
 
+    ft_link_spread(plan->links, plan->count);
     for (uint32_t m = 0; m < plan->count; m++) {
-        if (ft_link_post(plan->links[m], &command, payload) != 0) {
-            plan->refused |= 1u << m;
+        here |= (uint32_t)ft_link_is_here(plan->links[m]) << m;
+    }
+    for (uint32_t local = 0; local < 2; local++) {
+        for (uint32_t m = 0; m < plan->count; m++) {
+            if ((here >> m & 1) == local && ft_link_post(plan->links[m], &command, payload) != 0) {
+                plan->refused |= 1u << m;
+            }
         }
     }
 }

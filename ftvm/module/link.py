@@ -139,11 +139,14 @@ def _open(memory: Any, ram_bytes: int, command_doorbell: int, report_doorbell: i
 
 
 class MonitorEnd:
-    """The monitor's side of one mailbox, which is mapped at ``memory``."""
+    """The monitor's side of one mailbox, which is mapped at ``memory``. ``process``: the module's, if it is one."""
 
-    def __init__(self, memory: Any, ram_bytes: int, command_doorbell: int, report_doorbell: int) -> None:
+    def __init__(
+        self, memory: Any, ram_bytes: int, command_doorbell: int, report_doorbell: int, process: int = 0
+    ) -> None:
         self._memory = memory  # the mapping lives as long as this
         self._link = _open(memory, ram_bytes, command_doorbell, report_doorbell)
+        lib.ft_link_set_process(self._link, process)
         self._command = ffi.new("ft_command *")
         self._report = ffi.new("ft_report *")
         self._arch = ffi.buffer(ffi.addressof(self._report, "arch"))

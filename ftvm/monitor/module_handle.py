@@ -99,7 +99,7 @@ class ModuleHandle:
             resources.callback(lib.ft_ram_unmap, ram, ram_bytes)
             self._ram = resources.enter_context(ffi.from_buffer(ffi.buffer(ram, ram_bytes)))
             mailbox = resources.enter_context(mmap.mmap(mailbox_fd, mailbox_bytes(ram_bytes)))
-            self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell)
+            self._link = MonitorEnd(mailbox, ram_bytes, command_doorbell, self._report_doorbell, newborn.process.pid)
 
             self._descriptors = (ram_fd, mailbox_fd, command_doorbell, self._report_doorbell)
             self._process, self._socket, self._last_words = newborn.process, newborn.socket, newborn.last_words

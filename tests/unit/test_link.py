@@ -4,8 +4,11 @@ import mmap
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -199,3 +202,78 @@ def test_a_dirty_log_longer_than_ram_is_not_believed(pair: Pair) -> None:
     pair.module.written_count[0] += 1
     with pytest.raises(LinkFault):
         pair.monitor.collect()
+
+
+@dataclass
+class Crew:
+    """Processes that only wait, and mailboxes whose modules say on which core they are."""
+
+    processes: list[int]
+    links: list[MonitorEnd]
+    modules: list[ModuleEnd]
+    cores: list[int]
+
+    def seen_on(self, *cores: int) -> None:
+        """Each module reports from there."""
+        ours = os.sched_getaffinity(0)
+        for link, module, core in zip(self.links, self.modules, cores, strict=True):
+            link.post(CommandKind.RUN)
+            os.sched_setaffinity(0, {core})
+            module.await_command(0, -1)
+            module.publish(0, 0, b"", b"", b"")
+            os.sched_setaffinity(0, ours)
+            assert link.reported()
+
+    def spread(self) -> list[set[int]]:
+        """Where each may run after it."""
+        links = ffi.new("ft_link *[]", [link.native for link in self.links])
+        lib.ft_link_spread(links, len(self.links))
+        return [os.sched_getaffinity(pid) for pid in self.processes]
+
+
+@pytest.fixture
+def crew() -> Iterator[Callable[[int], Crew]]:
+    doorbells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+    waiting: list[subprocess.Popen[bytes]] = []
+
+    def make(count: int) -> Crew:
+        waiting.extend(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(count))
+        memories = [mmap.mmap(-1, mailbox_bytes(RAM_BYTES)) for _ in range(count)]
+        return Crew(
+            [process.pid for process in waiting],
+            [MonitorEnd(m, RAM_BYTES, *doorbells, p.pid) for m, p in zip(memories, waiting, strict=True)],
+            [ModuleEnd(memory, RAM_BYTES, *doorbells) for memory in memories],
+            sorted(os.sched_getaffinity(0)),
+        )
+
+    yield make
+    for process in waiting:
+        process.kill()
+        process.communicate()
+    for doorbell in doorbells:
+        os.close(doorbell)
+
+
+def test_modules_on_one_core_are_put_on_two_for_a_while(crew: Callable[[int], Crew]) -> None:
+    two = crew(2)
+    first, second = two.cores[0], two.cores[1 % len(two.cores)]  # on one core it is all the same
+    two.seen_on(first, first)
+    everywhere = set(two.cores)
+    assert two.spread() == [everywhere, {second}]
+    two.seen_on(first, second)
+    assert two.spread() == [everywhere, {second}]
+    time.sleep(0.15)
+    assert two.spread() == [everywhere, everywhere]
+
+
+def test_modules_on_different_cores_stay_where_they_are(crew: Callable[[int], Crew]) -> None:
+    two = crew(2)
+    first, second = two.cores[0], two.cores[1 % len(two.cores)]  # on one core it is all the same
+    two.seen_on(second, first)
+    assert two.spread() == [set(two.cores)] * 2
+
+
+def test_more_modules_than_cores_run_where_they_like(crew: Callable[[int], Crew]) -> None:
+    many = crew(len(os.sched_getaffinity(0)) + 1)
+    many.seen_on(*many.cores, many.cores[0])
+    assert many.spread() == [set(many.cores)] * len(many.links)
