@@ -87,8 +87,8 @@ class Course(msgspec.Struct, frozen=True):
 
 class Passed(msgspec.Struct, frozen=True):
     """Sync points that were passed: ``report`` is what all agreed on at the last of them. At each an input entered;
-    ``inputs`` did at the last, if what came of it is not known yet. ``first_s`` is when the modules began to run to the
-    first, ``longest_pause_s`` how long they stood still at one of them."""
+    ``inputs`` did at the last, unless what came of it is in the image already. ``first_s`` is when the modules began to
+    run to the first, ``longest_pause_s`` how long they stood still at one of them."""
 
     count: int
     report: Report
@@ -146,12 +146,12 @@ class Turns:
             plan.scrub_every = course.scrub_every
             plan.scrub_in = course.scrub_every - course.sync_points % course.scrub_every
             plan.scrub_first, plan.scrub_pages = course.scrub_first, course.scrub_pages
-        self._verdict = int(lib.ft_turns_run(self._native, plan, payload, len(payload)))
+        verdict = int(lib.ft_turns_run(self._native, plan, payload, len(payload)))
         if course is not None:
             written = lib.ft_turns_written(self._native, self._size)
             if self._size[0]:
                 course.disk.on_written([(place.offset, place.bytes) for place in written[0 : self._size[0]]])
-        return self._verdict
+        return verdict
 
     def judge(self) -> int:
         """The same, now that all have reported: APART or AGREED."""
@@ -186,7 +186,7 @@ class Turns:
         if not plan.passed:
             return None
         inputs: Sequence[Input] = ()
-        if self._verdict != AGREED:
+        if not plan.in_image:  # else the epoch that it entered in is
             data = lib.ft_turns_inputs(self._native, plan.disk, self._size)
             inputs = events.decode_inputs(ffi.buffer(data, self._size[0]))
         return Passed(

@@ -350,6 +350,25 @@ def test_what_is_unusual_is_left_to_the_caller(bench: Bench, change: Any) -> Non
     assert bench.turns.report().position in (2100, 60_000)
 
 
+def test_what_entered_is_told_as_long_as_nobody_has_made_what_came_of_it_verified(bench: Bench) -> None:
+    """The caller may be told to end before it does that; whoever goes on then needs it."""
+    bench.tell(asks(3), last)
+    assert bench.run() == AGREED
+    assert not bench.turns.in_image
+    passed = bench.turns.passed()
+    assert passed is not None
+    assert [type(event) for event in passed.inputs] == [DeviceIn]
+
+
+def test_what_entered_is_not_told_any_more_when_what_came_of_it_is_in_the_image(bench: Bench) -> None:
+    bench.tell(asks(3), asks(5, kind=8))  # the second is nothing for native code, which sees that too late
+    assert bench.run() == AGREED
+    assert bench.turns.in_image
+    passed = bench.turns.passed()
+    assert passed is not None
+    assert not passed.inputs
+
+
 def test_it_ends_when_its_time_is_over_or_somebody_has_news(bench: Bench) -> None:
     bench.tell(*(asks(3) for _ in range(40)))
     assert bench.run(until_s=0.0) == AGREED
