@@ -259,9 +259,11 @@ def test_modules_on_one_core_are_put_on_two_for_a_while(crew: Callable[[int], Cr
     first, second = two.cores[0], two.cores[1 % len(two.cores)]  # on one core it is all the same
     two.seen_on(first, first)
     everywhere = set(two.cores)
+    put_s = time.monotonic()
     assert two.spread() == [everywhere, {second}]
     two.seen_on(first, second)
-    assert two.spread() == [everywhere, {second}]
+    held = two.spread() == [everywhere, {second}]
+    assert held or time.monotonic() - put_s > 0.1  # a busy host
     time.sleep(0.15)
     assert two.spread() == [everywhere, everywhere]
 
